@@ -1,0 +1,1 @@
+"""The keyswitch contract: protobuf messages and gRPC stubs of every published version."""

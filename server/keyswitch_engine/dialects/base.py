@@ -1,0 +1,84 @@
+"""What a dialect is: a wire protocol as pure functions of bytes.
+
+A dialect turns a `Generation` into request bytes and gives one decoder an answer. Nothing here awaits, knows a host, or
+sees a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from keyswitch_engine.errors import ProviderError
+from keyswitch_engine.events import BlockEvent, Ending, Usage
+from keyswitch_engine.generation import Generation
+
+__all__ = ["Compatibility", "Decoder", "Dialect", "UpstreamRequest"]
+
+Compatibility: TypeAlias = msgspec.Struct
+"""Flags by which the providers of one dialect differ; each dialect has its own frozen type, named by its `flags`."""
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True):
+    """One HTTP request, still without host and key."""
+
+    path: str
+    """Path below the provider's base URL, beginning with a slash; anything of the caller's in it is quoted."""
+    headers: dict[str, str]
+    body: bytes
+
+
+class Decoder(Protocol):
+    """Reads one answer; made for one call and thrown away with it.
+
+    `feed` and `end` raise `ProviderError` where the answer carries an error, `ProtocolError` where it is not in the
+    dialect, and `end` raises `StreamTruncated` where it stopped too early. Events decoded before are delivered first:
+    what `feed` decoded ahead of an error in the same bytes is in `pending`.
+    """
+
+    response_id: str
+    """The provider's id of the answer; empty until it gave one."""
+    done: bool
+    """Whether the terminal marker came, after which nothing more is expected."""
+
+    @property
+    def pending(self) -> list[BlockEvent]:
+        """Events decoded by a `feed` or `end` that then raised."""
+
+    def feed(self, data: bytes, /) -> list[BlockEvent]:
+        """Decode the next bytes, however they are cut."""
+
+    def end(self) -> tuple[list[BlockEvent], Ending]:
+        """Close the answer after its last byte, and say how it ended."""
+
+    def usage(self) -> Usage | None:
+        """Return what was counted so far; the part that a failed answer was billed for."""
+
+
+ErrorRules: TypeAlias = Callable[[int, str, str], "str | None"]
+
+
+class Dialect(Protocol):
+    """One wire protocol. Instances hold no state: one serves all calls."""
+
+    name: str
+    """As requests and rows spell it, for example `openai-chat`."""
+    flags: type[Compatibility]
+    """Type of the compatibility flags of its providers."""
+
+    def request(
+        self, generation: Generation, model: str, provider: str, flags: Compatibility, options: bytes, *, stream: bool
+    ) -> UpstreamRequest:
+        """Write the request.
+
+        *options* is a JSON object merged into the body last, or empty. Raises `Unavailable` with `UNSUPPORTED_FEATURE`
+        for what the dialect cannot express, and `InvalidRequest` for an option that the body already has.
+        """
+
+    def decoder(self, provider: str, flags: Compatibility, *, stream: bool) -> Decoder:
+        """Make the decoder of one answer with a status below 300."""
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        """Read an answer with a status of 300 or more. Header names are lower-case."""

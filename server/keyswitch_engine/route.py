@@ -1,0 +1,52 @@
+"""A routing decision: where a call goes, on whose key and bill, and why."""
+
+from __future__ import annotations
+
+import msgspec
+
+from keyswitch_engine.credential import Credential, NoCredential
+from keyswitch_engine.events import Billing, CredentialSource
+from keyswitch_engine.registry import DialectRow, Provider
+
+__all__ = ["ExcludedCandidate", "Route", "Target"]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a call should go, as the caller wishes it; every part may be empty."""
+
+    provider: str = ""
+    model: str = ""
+    dialect: str = ""
+    credential_label: str = ""
+    options_json: str = ""
+    compatibility: dict[str, str | bool] = {}
+    """Flags that override the row's, by name."""
+
+
+class ExcludedCandidate(msgspec.Struct, frozen=True):
+    """A provider that could have served the model, and why it was left out."""
+
+    provider: str
+    reason: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A decision; everything that dispatch needs to know of the provider."""
+
+    provider: Provider
+    dialect: DialectRow
+    """The wire protocol as this provider speaks it, compatibility overrides applied."""
+    requested_model: str
+    model: str
+    """Native id, as sent to the provider."""
+    options_json: str
+    credential: Credential = NoCredential()
+    credential_label: str = ""
+    credential_source: CredentialSource = CredentialSource.NONE
+    billing: Billing = Billing.BYOK
+    reasons: tuple[str, ...] = ()
+    """The rules that applied, in order, as sentences."""
+    excluded: tuple[ExcludedCandidate, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
