@@ -141,11 +141,15 @@ class DispatchError(Exception):
 
     def __init__(self, reason: Reason, message: str, *, field: str = "") -> None:
         """Raise for *reason*, with a *message* for people that says what was wrong and what to do."""
-        super().__init__(message)
+        super().__init__()
         self.reason = reason
         self.message = message
         self.field = field
         self.retryable = reason in RETRYABLE
+
+    def __str__(self) -> str:
+        """Return the message, which is kept out of `args` so that scrubbing it once is enough."""
+        return self.message
 
     @property
     def origin(self) -> Origin:

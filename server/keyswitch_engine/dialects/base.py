@@ -6,19 +6,32 @@ sees a key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
 import msgspec
 
+from keyswitch_engine.error_rules import ErrorRule
 from keyswitch_engine.errors import ProviderError
 from keyswitch_engine.events import BlockEvent, Ending, Usage
 from keyswitch_engine.generation import Generation
 
-__all__ = ["Compatibility", "Decoder", "Dialect", "UpstreamRequest"]
+__all__ = ["Decoder", "Dialect", "Flags", "Profile", "UpstreamRequest"]
 
-Compatibility: TypeAlias = msgspec.Struct
-"""Flags by which the providers of one dialect differ; each dialect has its own frozen type, named by its `flags`."""
+Flags: TypeAlias = msgspec.Struct
+"""Compatibility flags by which the providers of one dialect differ; each dialect has a frozen type of its own."""
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """A provider as a dialect sees it."""
+
+    provider: str
+    """Id, to mark state that has to go back to the same provider."""
+    path: str
+    """Path of the dialect's endpoint below the provider's base URL."""
+    flags: Flags
+    error_rules: tuple[ErrorRule, ...] = ()
+    """What its errors mean where the general table would misread them."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -57,28 +70,26 @@ class Decoder(Protocol):
         """Return what was counted so far; the part that a failed answer was billed for."""
 
 
-ErrorRules: TypeAlias = Callable[[int, str, str], "str | None"]
-
-
 class Dialect(Protocol):
     """One wire protocol. Instances hold no state: one serves all calls."""
 
     name: str
     """As requests and rows spell it, for example `openai-chat`."""
-    flags: type[Compatibility]
+    flags: type[Flags]
     """Type of the compatibility flags of its providers."""
 
     def request(
-        self, generation: Generation, model: str, provider: str, flags: Compatibility, options: bytes, *, stream: bool
+        self, generation: Generation, model: str, profile: Profile, options_json: str, *, stream: bool
     ) -> UpstreamRequest:
         """Write the request.
 
-        *options* is a JSON object merged into the body last, or empty. Raises `Unavailable` with `UNSUPPORTED_FEATURE`
-        for what the dialect cannot express, and `InvalidRequest` for an option that the body already has.
+        *options_json* is a JSON object that is merged into the body last, or empty. Raises `Unavailable` with
+        `UNSUPPORTED_FEATURE` for what the dialect cannot express, and `InvalidRequest` for an option that the body
+        already has.
         """
 
-    def decoder(self, provider: str, flags: Compatibility, *, stream: bool) -> Decoder:
+    def decoder(self, profile: Profile, *, stream: bool) -> Decoder:
         """Make the decoder of one answer with a status below 300."""
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         """Read an answer with a status of 300 or more. Header names are lower-case."""

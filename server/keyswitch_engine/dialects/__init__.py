@@ -1,0 +1,16 @@
+"""Wire protocols, one module each; they never import each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from keyswitch_engine.dialects.base import Dialect
+from keyswitch_engine.dialects.openai_chat import OpenAIChat
+
+__all__ = ["DIALECTS"]
+
+_ALL: tuple[Dialect, ...] = (OpenAIChat(),)
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
+"""Every dialect by name."""

@@ -1,0 +1,113 @@
+"""Block bookkeeping for dialects whose wire format does not frame blocks itself."""
+
+from __future__ import annotations
+
+from keyswitch_engine.events import (
+    ArgumentsDelta,
+    Block,
+    BlockEvent,
+    BlockStart,
+    BlockStop,
+    ProviderState,
+    ReasoningBlock,
+    ReasoningDelta,
+    RefusalBlock,
+    RefusalDelta,
+    TextBlock,
+    TextDelta,
+    ToolCallBlock,
+)
+
+__all__ = ["BlockBuilder"]
+
+
+class BlockBuilder:
+    """Turns fragments into block events.
+
+    Of text, reasoning and refusal at most one block is open: a fragment of another kind closes it, so that the order
+    of blocks is the order in which the model spoke. Tool calls stay open until the end, since parallel ones interleave.
+    """
+
+    __slots__ = ("_events", "_next", "_open", "_open_type", "_tools")
+
+    def __init__(self) -> None:
+        """Start before the first block."""
+        self._events: list[BlockEvent] = []
+        self._next = 0
+        self._open = -1
+        self._open_type: type[Block] | None = None
+        self._tools: list[int] = []
+
+    def take(self) -> list[BlockEvent]:
+        """Return the events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def add(self, event: BlockEvent) -> None:
+        """Append an event that needs no bookkeeping."""
+        self._events.append(event)
+
+    def text(self, text: str) -> int:
+        """Add visible text; return the index of its block."""
+        if self._open_type is not TextBlock:
+            self._begin(TextBlock())
+        self._events.append(TextDelta(self._open, text))
+        return self._open
+
+    def reasoning(self, text: str) -> None:
+        """Add reasoning text; an empty one only opens the block, for a provider that hands out nothing but a state."""
+        if self._open_type is not ReasoningBlock:
+            self._begin(ReasoningBlock())
+        if text:
+            self._events.append(ReasoningDelta(self._open, text))
+
+    def refusal(self, text: str) -> None:
+        """Add to a refusal."""
+        if self._open_type is not RefusalBlock:
+            self._begin(RefusalBlock())
+        self._events.append(RefusalDelta(self._open, text))
+
+    def tool_call(self, call_id: str, name: str) -> int:
+        """Begin a tool call; return its index."""
+        self.close_open()
+        index = self._next
+        self._next += 1
+        self._tools.append(index)
+        self._events.append(BlockStart(index, ToolCallBlock(call_id, name)))
+        return index
+
+    def arguments(self, index: int, fragment: str) -> None:
+        """Add to the arguments of the tool call at *index*."""
+        self._events.append(ArgumentsDelta(index, fragment))
+
+    def open_text(self) -> int | None:
+        """Return the index of the text block that is open, None if none is."""
+        return self._open if self._open_type is TextBlock else None
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether a reasoning block is open."""
+        return self._open_type is ReasoningBlock
+
+    def close_open(self, state: ProviderState | None = None) -> None:
+        """Close the text, reasoning or refusal block that is open, if one is."""
+        if self._open_type is not None:
+            self._events.append(BlockStop(self._open, state))
+            self._open_type = None
+
+    def close_all(self) -> None:
+        """Close every block that is open, in the order of their indices."""
+        if self._open_type is None or not self._tools or self._open < self._tools[0]:
+            self.close_open()
+        for index in self._tools:
+            self._events.append(BlockStop(index))
+        self._tools.clear()
+        self.close_open()
+
+    def _begin(self, block: Block) -> None:
+        """Open a block in place of the one that is open."""
+        self.close_open()
+        self._open = self._next
+        self._next += 1
+        self._open_type = type(block)
+        self._events.append(BlockStart(self._open, block))

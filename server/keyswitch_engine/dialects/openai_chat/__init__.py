@@ -1,0 +1,44 @@
+"""OpenAI's chat completions, and what its many re-implementers made of it.
+
+Request and answers follow the API reference at platform.openai.com/docs/api-reference/chat; where providers differ, a
+flag of the provider's row says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from keyswitch_engine.dialects.base import Decoder, Flags, Profile, UpstreamRequest
+from keyswitch_engine.dialects.openai_chat.answer import StreamDecoder, WholeDecoder
+from keyswitch_engine.dialects.openai_chat.errors import read_error
+from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
+from keyswitch_engine.dialects.openai_chat.request import write_body
+from keyswitch_engine.errors import ProviderError
+from keyswitch_engine.generation import Generation
+
+__all__ = ["OpenAIChat"]
+
+
+class OpenAIChat:
+    """The dialect `openai-chat`."""
+
+    name = "openai-chat"
+    flags: type[Flags] = ChatFlags
+
+    def request(
+        self, generation: Generation, model: str, profile: Profile, options_json: str, *, stream: bool
+    ) -> UpstreamRequest:
+        """Write the request; see `Dialect.request`."""
+        flags = cast("ChatFlags", profile.flags)
+        body = write_body(generation, model, profile.provider, flags, options_json, stream=stream)
+        accept = "text/event-stream" if stream else "application/json"
+        return UpstreamRequest(profile.path, {"content-type": "application/json", "accept": accept}, body)
+
+    def decoder(self, profile: Profile, *, stream: bool) -> Decoder:
+        """Make the decoder of one answer; see `Dialect.decoder`."""
+        return StreamDecoder(profile) if stream else WholeDecoder(profile)
+
+    def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        """Read an answer with a status of 300 or more; see `Dialect.error`."""
+        return read_error(body, status, profile.error_rules, headers)

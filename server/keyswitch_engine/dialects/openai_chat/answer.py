@@ -1,0 +1,412 @@
+"""Answers of chat completions, streamed and whole, as events."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+
+from keyswitch_engine.dialects.base import Profile
+from keyswitch_engine.dialects.blocks import BlockBuilder
+from keyswitch_engine.dialects.openai_chat.errors import read_error
+from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
+from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
+from keyswitch_engine.dialects.openai_chat.usage import read_usage
+from keyswitch_engine.errors import ProtocolError, StreamTruncated
+from keyswitch_engine.events import (
+    BlockEvent,
+    Citation,
+    CitationDelta,
+    Ending,
+    LogprobsDelta,
+    ProviderState,
+    StopReason,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from keyswitch_engine.wire.sse import MAX_EVENT_BYTES, SSEDecoder
+
+__all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
+
+STOP_REASONS = {
+    "stop": StopReason.STOP,
+    "eos": StopReason.STOP,
+    "eos_token": StopReason.STOP,
+    "end_turn": StopReason.STOP,
+    "stop_sequence": StopReason.STOP,
+    "length": StopReason.LENGTH,
+    "max_tokens": StopReason.LENGTH,
+    "model_length": StopReason.LENGTH,
+    "tool_calls": StopReason.TOOL_CALLS,
+    "tool_call": StopReason.TOOL_CALLS,
+    "function_call": StopReason.TOOL_CALLS,
+    "content_filter": StopReason.CONTENT_FILTER,
+    "refusal": StopReason.REFUSAL,
+}
+"""Finish reasons seen in chat completions. `error` and `insufficient_system_resource` are failures, not reasons."""
+
+_FAILED = frozenset({"error", "insufficient_system_resource"})
+
+
+def stop_reason(raw: str) -> StopReason:
+    """Translate a finish reason; one that is not known is `OTHER`, none at all `UNKNOWN`."""
+    return STOP_REASONS.get(raw.lower(), StopReason.OTHER) if raw else StopReason.UNKNOWN
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _Custom(msgspec.Struct):
+    name: str | None = None
+    input: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+    custom: _Custom | None = None
+
+
+class _ContentPart(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+    thinking: Any = None
+    refusal: str | None = None
+
+
+class _UrlCitation(msgspec.Struct):
+    url: str = ""
+    title: str | None = None
+    content: str | None = None
+    start_index: int | None = None
+    end_index: int | None = None
+
+
+class _Annotation(msgspec.Struct):
+    url_citation: _UrlCitation | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | list[_ContentPart] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_text: str | None = None
+    reasoning_details: list[dict[str, Any]] | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+    annotations: list[_Annotation] | None = None
+
+
+class _TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _TokenLogprob(_TopLogprob):
+    top_logprobs: list[_TopLogprob] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_TokenLogprob] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int | None = None
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    usage: msgspec.Raw = msgspec.Raw()  # Moonshot
+
+
+class _XGroq(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+class _Answer(msgspec.Struct):
+    """A chunk or a whole completion."""
+
+    id: str | int | None = None
+    model: str | None = None
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+    x_groq: _XGroq | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Answer)
+_NOTHING = (b"", b"null", b"{}", b'""')
+
+
+class _Answering:
+    """What chunks and whole completions have in common."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._flags = cast("ChatFlags", profile.flags)
+        self._blocks = BlockBuilder()
+        self._tools: dict[int | str, int] = {}
+        self._last_tool = -1
+        self._details = ReasoningDetails()
+        self._think = ThinkTagSplitter() if self._flags.think_tags else None
+        self._finish = ""
+        self._finished = False
+        self._usage = b""
+        self._model = ""
+        self.response_id = ""
+        self.done = False
+
+    @property
+    def pending(self) -> list[BlockEvent]:
+        return self._blocks.take()
+
+    def usage(self) -> Usage | None:
+        return read_usage(self._usage, self._flags) if self._usage else None
+
+    def _answer(self, data: bytes) -> _Answer:
+        """Decode one JSON object, and raise the error that it may be."""
+        try:
+            answer = _DECODER.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError("the provider sent something that is not a chat completion") from error
+        if bytes(answer.error) not in _NOTHING:
+            self._note(answer)
+            raise read_error(data, 200, self._profile.error_rules)
+        return answer
+
+    def _note(self, answer: _Answer) -> None:
+        """Keep what is said beside the choices. Usage is set, not added: repeated ones are cumulative."""
+        if answer.id and not self.response_id:
+            self.response_id = str(answer.id)
+        if answer.model:
+            self._model = answer.model
+        if answer.usage and bytes(answer.usage) not in _NOTHING:
+            self._usage = bytes(answer.usage)
+        elif answer.x_groq is not None and bytes(answer.x_groq.usage) not in _NOTHING:
+            self._usage = bytes(answer.x_groq.usage)
+
+    def _choice(self, choice: _Choice, delta: _Delta | None) -> None:
+        """Read what one choice adds. Only the first choice is asked for; others are ignored."""
+        if choice.index:
+            return
+        if choice.usage and bytes(choice.usage) not in _NOTHING:
+            self._usage = bytes(choice.usage)
+        if delta is not None:
+            self._delta(delta)
+        if choice.logprobs is not None and choice.logprobs.content:
+            self._logprobs(choice.logprobs.content)
+        if choice.finish_reason:
+            if choice.finish_reason in _FAILED:
+                raise read_error(b"", 503, self._profile.error_rules)
+            self._finish = choice.finish_reason
+            self._finished = True
+
+    def _delta(self, delta: _Delta) -> None:
+        """Read a delta or a message; reasoning comes before the text that it led to."""
+        if reasoning := delta.reasoning_content or delta.reasoning or delta.reasoning_text:
+            self._blocks.reasoning(reasoning)
+        if delta.reasoning_details:
+            self._reasoning_details(delta.reasoning_details, shown=bool(reasoning))
+        content = delta.content
+        if content:
+            if isinstance(content, str):
+                self._text(content)
+            else:
+                self._parts(content)
+        if delta.refusal:
+            self._close_reasoning()
+            self._blocks.refusal(delta.refusal)
+        if delta.annotations:
+            self._annotations(delta.annotations)
+        if delta.tool_calls:
+            for call in delta.tool_calls:
+                self._tool_call(call)
+        if delta.function_call is not None:  # the form before tool calls, still in use
+            self._tool_call(_ToolCall(0, None, delta.function_call))
+
+    def _text(self, text: str) -> None:
+        """Add text, split from the reasoning inside it where the row says that the provider mixes them."""
+        if self._think is None:
+            self._close_reasoning()
+            self._blocks.text(text)
+            return
+        for is_reasoning, piece in self._think.feed(text):
+            if is_reasoning:
+                self._blocks.reasoning(piece)
+            else:
+                self._blocks.text(piece)
+
+    def _close_reasoning(self) -> None:
+        """Close an open reasoning block, with the state that has to go back with it."""
+        if self._blocks.in_reasoning:
+            self._blocks.close_open(self._reasoning_state())
+
+    def _reasoning_state(self) -> ProviderState | None:
+        """Return the collected reasoning details, if there are any."""
+        data = self._details.take()
+        return ProviderState(self._profile.provider, "openai-chat", data) if data else None
+
+    def _reasoning_details(self, details: list[dict[str, Any]], *, shown: bool) -> None:
+        """Collect OpenRouter's reasoning details; their text counts only where no plain field carried it already."""
+        self._blocks.reasoning("")
+        for detail in details:
+            self._details.add(detail)
+            text = detail.get("text") or detail.get("summary")
+            if not shown and isinstance(text, str):
+                self._blocks.reasoning(text)
+
+    def _parts(self, parts: list[_ContentPart]) -> None:
+        """Read content that is an array: Mistral's thinking chunks, and plain text parts."""
+        for part in parts:
+            if part.type == "thinking":
+                pieces = part.thinking if isinstance(part.thinking, list) else [part.thinking]
+                for piece in pieces:
+                    text = piece.get("text") if isinstance(piece, dict) else piece
+                    if isinstance(text, str):
+                        self._blocks.reasoning(text)
+            elif part.refusal:
+                self._close_reasoning()
+                self._blocks.refusal(part.refusal)
+            elif part.text:
+                self._text(part.text)
+
+    def _tool_call(self, call: _ToolCall) -> None:
+        """Read a fragment of a tool call.
+
+        Fragments belong together by id, else by index, else to the call before. A fragment with a name and an id that
+        is new begins a call of its own even under an index that is in use: some providers number every call 0.
+        """
+        function = call.function or _Function()
+        name, arguments = function.name, function.arguments
+        if call.custom is not None:
+            name, arguments = call.custom.name, call.custom.input
+        index = self._tools.get(call.id, -1) if call.id else -1
+        if index < 0 and not (call.id and name):  # a new id with a name is a new call, whatever its number
+            index = self._tools.get(call.index, -1) if call.index is not None else (-1 if name else self._last_tool)
+        if index < 0:
+            self._close_reasoning()
+            call_id = call.id or f"call_{len(self._tools)}"
+            index = self._blocks.tool_call(call_id, name or "")
+            self._tools[call_id] = index
+            if call.index is not None:
+                self._tools[call.index] = index
+        self._last_tool = index
+        if arguments:
+            text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+            self._blocks.arguments(index, text)
+
+    def _annotations(self, annotations: list[_Annotation]) -> None:
+        """Read the sources that the text quotes."""
+        for annotation in annotations:
+            found = annotation.url_citation
+            if found is not None:
+                index = self._blocks.open_text()
+                if index is None:
+                    index = self._blocks.text("")
+                citation = Citation(
+                    found.url, found.title or "", found.content or "", found.start_index, found.end_index
+                )
+                self._blocks.add(CitationDelta(index, citation))
+
+    def _logprobs(self, tokens: list[_TokenLogprob]) -> None:
+        """Read log probabilities, which belong to the text just added."""
+        index = self._blocks.open_text()
+        if index is None:
+            return  # of a refusal or a tool call: the contract has them for text only
+        converted = tuple(
+            TokenLogprob(
+                token.token,
+                token.logprob,
+                bytes(token.bytes or ()),
+                tuple(TopLogprob(top.token, top.logprob, bytes(top.bytes or ())) for top in token.top_logprobs or ()),
+            )
+            for token in tokens
+        )
+        self._blocks.add(LogprobsDelta(index, converted))
+
+    def _close(self) -> tuple[list[BlockEvent], Ending]:
+        """Close all blocks and say how the answer ended."""
+        if self._think is not None:
+            for is_reasoning, piece in self._think.end():
+                if is_reasoning:
+                    self._blocks.reasoning(piece)
+                else:
+                    self._blocks.text(piece)
+        self._close_reasoning()
+        self._blocks.close_all()
+        ending = Ending(stop_reason(self._finish), self._finish, self.usage(), self._model)
+        return self._blocks.take(), ending
+
+
+class StreamDecoder(_Answering):
+    """Decodes a stream of chunks; see `Decoder`."""
+
+    def __init__(self, profile: Profile) -> None:
+        """Start before the first byte."""
+        super().__init__(profile)
+        self._sse = SSEDecoder()
+
+    def feed(self, data: bytes) -> list[BlockEvent]:
+        """Decode the next bytes; see `Decoder.feed`."""
+        for event in self._sse.feed(data):
+            if self.done:
+                break
+            if event.data.startswith(b"[DONE]"):
+                self.done = True
+            elif event.type == "error":
+                raise read_error(event.data, 200, self._profile.error_rules)
+            elif event.data.strip():
+                self._chunk(self._answer(event.data))
+        return self._blocks.take()
+
+    def _chunk(self, answer: _Answer) -> None:
+        """Read one chunk."""
+        self._note(answer)
+        for choice in answer.choices or ():
+            self._choice(choice, choice.delta)
+
+    def end(self) -> tuple[list[BlockEvent], Ending]:
+        """Close the stream; see `Decoder.end`."""
+        complete = {
+            "any": self.done or self._finished,
+            "done": self.done,
+            "finish": self._finished,
+        }[self._flags.terminal]
+        if not complete:
+            raise StreamTruncated
+        return self._close()
+
+
+class WholeDecoder(_Answering):
+    """Decodes one completion; see `Decoder`. Whitespace before the object keeps connections alive and means nothing."""
+
+    def __init__(self, profile: Profile) -> None:
+        """Start before the first byte."""
+        super().__init__(profile)
+        self._body: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[BlockEvent]:
+        """Collect the next bytes; see `Decoder.feed`."""
+        self._size += len(data)
+        if self._size > 2 * MAX_EVENT_BYTES:
+            raise ProtocolError(f"the provider's answer exceeds {2 * MAX_EVENT_BYTES >> 20} MiB")
+        self._body.append(data)
+        return []
+
+    def end(self) -> tuple[list[BlockEvent], Ending]:
+        """Decode the completion; see `Decoder.end`."""
+        body = b"".join(self._body)
+        answer = self._answer(body)
+        self._note(answer)
+        if not answer.choices:
+            raise read_error(body, 200, self._profile.error_rules)
+        for choice in answer.choices:
+            self._choice(choice, choice.message or choice.delta)
+        return self._close()

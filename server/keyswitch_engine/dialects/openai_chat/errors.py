@@ -1,0 +1,103 @@
+"""What failures look like in chat completions.
+
+One envelope by the reference, `{"error": {"message", "type", "param", "code"}}`, and many in the field: a bare string,
+`{"code", "error": "…"}` (xAI), `{"detail": …}` (Mistral, FastAPI servers), `{"message", "request_id"}` (gateways), the
+fields at top level (Cerebras), all of it in an array (Gemini's compatible surface), HTML, or nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from keyswitch_engine.error_rules import ErrorRule, provider_error, request_id, retry_after
+from keyswitch_engine.errors import ProviderError
+
+__all__ = ["read_error"]
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+def read_error(
+    body: bytes, status: int, rules: Iterable[ErrorRule], headers: Mapping[str, str] = _NO_HEADERS
+) -> ProviderError:
+    """Read a failure from an answer's body, or from the data of an event inside a stream.
+
+    A status below 300 is that of an answer that failed after all; the status that the body itself names replaces it for
+    finding out what the failure means.
+    """
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = None if body.lstrip()[:1] == b"<" else body.decode("utf-8", "replace")
+    fields = _fields(value)
+    message = _message(value) or (f"HTTP status {status}" if status >= 300 and body.strip() else "")  # noqa: PLR2004 - RFC 9110
+    codes = [str(fields[name]) for name in ("code", "type") if fields.get(name)]
+    effective = _status(fields) or status if status < 300 else status  # noqa: PLR2004 - RFC 9110
+    error = provider_error(effective, codes[0] if codes else "", codes, message, rules)
+    error.message = message or f"the provider answered with HTTP status {status} and no explanation"
+    error.upstream_status = status
+    error.upstream_request_id = request_id(headers)
+    error.retry_after = retry_after(headers)
+    return error
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """Return the object that holds message, code and type."""
+    match value:
+        case [first, *_]:
+            return _fields(first)
+        case {"error": dict(inner)}:
+            return inner
+        case dict(outer):
+            return outer
+        case _:
+            return {}
+
+
+def _message(value: object) -> str:
+    """Return the first text that explains a failure, the most specific one first."""
+    match value:
+        case str(text):
+            return text.strip()
+        case [first, *_]:
+            return _message(first)
+        case {"error": dict(inner)} if inner:
+            return _envelope(inner)
+        case {"error": str(text)} if text:
+            return text
+        case {"errors": [first, *_]}:
+            return _message(first)
+        case dict(outer):
+            return _envelope(outer)
+        case _:
+            return ""
+
+
+def _envelope(fields: dict[str, Any]) -> str:
+    """Return the message of an envelope, with what an upstream behind a router said."""
+    for name in ("message", "detail", "msg", "title"):
+        found = fields.get(name)
+        text = found if isinstance(found, str) else _message(found)
+        if text:
+            break
+    else:
+        text = ""
+    match fields.get("metadata"):
+        case {"raw": str(raw)} if raw:
+            return f"{text}: {raw}" if text else raw
+        case _:
+            return text
+
+
+def _status(fields: dict[str, Any]) -> int | None:
+    """Return the HTTP status that a body names inside a 200."""
+    for name in ("status_code", "code", "status", "http_code"):
+        found = fields.get(name)
+        if isinstance(found, str) and found.isdigit():
+            found = int(found)
+        if isinstance(found, int) and 400 <= found < 600:  # noqa: PLR2004 - the range of error statuses, RFC 9110
+            return found
+    return None

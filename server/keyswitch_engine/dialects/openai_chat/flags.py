@@ -1,0 +1,50 @@
+"""How the providers that speak chat completions differ."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = ["ChatFlags"]
+
+
+class ChatFlags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Compatibility flags of `openai-chat`. The defaults are what most re-implementers do."""
+
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Body field for the output limit. OpenAI's reasoning models refuse `max_tokens`."""
+    system_role: Literal["system", "developer"] = "system"
+    """Role that system text is sent in."""
+    include_usage: bool = True
+    """Whether usage has to be asked for in streams, by `stream_options.include_usage`."""
+    reasoning_control: Literal["none", "effort", "object", "thinking"] = "none"
+    """How reasoning is asked for: `reasoning_effort`, a `reasoning` object, a `thinking` object, or not at all."""
+    reasoning_echo: Literal["none", "reasoning_content", "reasoning"] = "none"
+    """Field in which the reasoning text of earlier turns is sent back; it is left out where no field is named."""
+    json_schema: bool = True
+    """Whether a JSON Schema can be asked for."""
+    tools: bool = True
+    """Whether functions can be given."""
+    strict_tools: bool = True
+    """Whether a function may ask for its schema to be kept to."""
+    tool_choice_required: Literal["required", "any"] = "required"
+    """Word for "call at least one tool"."""
+    parallel_tool_calls: bool = True
+    """Whether parallel tool calls can be switched on and off."""
+    seed_field: Literal["seed", "random_seed", "none"] = "seed"
+    """Body field for the seed."""
+    user_field: Literal["user", "safety_identifier", "none"] = "user"
+    """Body field for the end user's id."""
+    logprobs: bool = True
+    """Whether log probabilities can be asked for."""
+    extra_sampling: tuple[Literal["top_k", "min_p"], ...] = ()
+    """Sampling parameters understood beyond OpenAI's."""
+    think_tags: bool = False
+    """Whether reasoning comes inside the text, between `<think>` tags, and has to be split off."""
+    terminal: Literal["any", "done", "finish"] = "any"
+    """What completes a stream: a finish reason or the `[DONE]` marker, only the marker, or only a finish reason."""
+    output_includes_reasoning: Literal["yes", "no", "unknown"] = "unknown"
+    """Whether `completion_tokens` counts reasoning tokens."""
+    input_includes_cache: Literal["yes", "no", "unknown"] = "unknown"
+    """Whether `prompt_tokens` counts cached tokens."""

@@ -1,0 +1,331 @@
+"""Requests of chat completions.
+
+The body is written field by field in the order of the API reference. JSON of the caller's is put into it as text, since
+parsing it would lose key order, which decides prompt-cache hits, and large integers.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import msgspec
+
+from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
+from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable, Violation
+from keyswitch_engine.generation import (
+    AudioPart,
+    FilePart,
+    FunctionTool,
+    Generation,
+    ImagePart,
+    InlineMedia,
+    JsonFormat,
+    JsonSchemaFormat,
+    MediaSource,
+    Message,
+    OpaquePart,
+    Part,
+    ProviderTool,
+    Reasoning,
+    ReasoningEffort,
+    ReasoningPart,
+    RefusalPart,
+    Role,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolChoiceFunction,
+    ToolResultPart,
+)
+
+__all__ = ["write_body"]
+
+_EFFORTS = {
+    ReasoningEffort.NONE: "none",
+    ReasoningEffort.MINIMAL: "minimal",
+    ReasoningEffort.LOW: "low",
+    ReasoningEffort.MEDIUM: "medium",
+    ReasoningEffort.HIGH: "high",
+    ReasoningEffort.MAX: "xhigh",
+}
+_AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
+_ENCODER = msgspec.json.Encoder()
+_OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def write_body(
+    generation: Generation, model: str, provider: str, flags: ChatFlags, options_json: str, *, stream: bool
+) -> bytes:
+    """Write the request body; see `Dialect.request`."""
+    body: dict[str, Any] = {"model": model, "messages": _messages(generation, provider, flags)}
+    if stream:
+        body["stream"] = True
+        if flags.include_usage:
+            body["stream_options"] = {"include_usage": True}
+    if generation.tools:
+        _write_tools(body, generation, flags)
+    match generation.response_format:
+        case JsonFormat():
+            body["response_format"] = {"type": "json_object"}
+        case JsonSchemaFormat() as schema:
+            body["response_format"] = _json_schema(schema, flags)
+        case None:
+            pass
+    _write_sampling(body, generation.sampling, flags)
+    if generation.reasoning is not None:
+        _write_reasoning(body, generation.reasoning, flags)
+    if generation.top_logprobs is not None:
+        if not flags.logprobs:
+            _unsupported("logprobs")
+        body["logprobs"] = True
+        if generation.top_logprobs:
+            body["top_logprobs"] = generation.top_logprobs
+    if generation.end_user_id:
+        if flags.user_field == "none":
+            _unsupported("end_user_id")
+        body[flags.user_field] = generation.end_user_id
+    if options_json:
+        _merge_options(body, options_json)
+    return _ENCODER.encode(body)
+
+
+def _unsupported(field: str, why: str = "") -> NoReturn:
+    """Refuse what this provider's chat completions cannot express."""
+    raise Unavailable(
+        Reason.UNSUPPORTED_FEATURE,
+        f"{field}: {why or 'this provider has no such thing in its chat completions'}",
+        field=field,
+    )
+
+
+def _merge_options(body: dict[str, Any], options_json: str) -> None:
+    """Merge the caller's options, verbatim and last."""
+    for name, value in _OPTIONS.decode(options_json).items():
+        if name in body:
+            raise InvalidRequest(
+                [Violation("target.options_json", f"the request writes {name!r} already; use its own field")]
+            )
+        body[name] = value
+
+
+def _messages(generation: Generation, provider: str, flags: ChatFlags) -> list[dict[str, Any]]:
+    """Write the conversation."""
+    written: list[dict[str, Any]] = []
+    if generation.system:
+        written.append({"role": flags.system_role, "content": _texts(generation.system, "system")})
+    for number, message in enumerate(generation.messages):
+        field = f"messages[{number}]"
+        match message.role:
+            case Role.TOOL:
+                written.extend(_tool_results(message, field))
+            case Role.ASSISTANT:
+                written.append(_assistant(message, provider, flags, field))
+            case Role.SYSTEM:
+                written.append({"role": flags.system_role, "content": _texts(message.parts, field)})
+            case Role.USER:
+                written.append({"role": "user", "content": _user_content(message.parts, field)})
+        if message.name and message.role is not Role.TOOL:
+            written[-1]["name"] = message.name
+    return written
+
+
+def _texts(parts: Iterable[Part], field: str) -> str:
+    """Join text parts by line feeds; anything else cannot stand there."""
+    texts = []
+    for number, part in enumerate(parts):
+        if not isinstance(part.content, TextPart):
+            _unsupported(f"{field}.parts[{number}]" if field != "system" else f"system[{number}]", "only text goes here")
+        texts.append(part.content.text)
+    return "\n".join(texts)
+
+
+def _user_content(parts: tuple[Part, ...], field: str) -> str | list[dict[str, Any]]:
+    """Write what the user says: a plain string where it is one text, as every provider understands."""
+    if len(parts) == 1 and isinstance(parts[0].content, TextPart):
+        return parts[0].content.text
+    return [_user_part(part, f"{field}.parts[{number}]") for number, part in enumerate(parts)]
+
+
+def _user_part(part: Part, field: str) -> dict[str, Any]:
+    """Write one content part."""
+    match part.content:
+        case TextPart(text=text):
+            return {"type": "text", "text": text}
+        case ImagePart(source=source, detail=detail):
+            image = {"url": _url(source)}
+            if detail:
+                image["detail"] = detail
+            return {"type": "image_url", "image_url": image}
+        case AudioPart(source=InlineMedia(data=data, media_type=media_type)) if media_type in _AUDIO_FORMATS:
+            audio = {"data": base64.b64encode(data).decode(), "format": _AUDIO_FORMATS[media_type]}
+            return {"type": "input_audio", "input_audio": audio}
+        case AudioPart():
+            _unsupported(f"{field}.audio", "only inline audio/wav and audio/mpeg")
+        case FilePart(source=InlineMedia() as source, filename=filename):
+            return {"type": "file", "file": {"filename": filename or "file", "file_data": _url(source)}}
+        case FilePart():
+            _unsupported(f"{field}.file", "only inline files")
+        case ToolCallPart() | ToolResultPart() | ReasoningPart() | RefusalPart() | OpaquePart():
+            _unsupported(field, "not in a user's message")
+
+
+def _url(source: MediaSource) -> str:
+    """Return a URL for media: its own, or one that holds the bytes."""
+    if isinstance(source, InlineMedia):
+        return f"data:{source.media_type};base64,{base64.b64encode(source.data).decode()}"
+    return source.url
+
+
+def _tool_results(message: Message, field: str) -> Iterable[dict[str, Any]]:
+    """Write results, a message each. The dialect has no mark for a failed tool, so its text says so."""
+    for number, part in enumerate(message.parts):
+        if not isinstance(part.content, ToolResultPart):
+            _unsupported(f"{field}.parts[{number}]", "only tool results go here")
+        text = _texts(part.content.parts, f"{field}.parts[{number}].tool_result")
+        yield {
+            "role": "tool",
+            "tool_call_id": part.content.tool_call_id,
+            "content": f"Error: {text}" if part.content.is_error else text,
+        }
+
+
+def _assistant(message: Message, provider: str, flags: ChatFlags, field: str) -> dict[str, Any]:
+    """Write what the model said earlier, with the state that its provider wants back."""
+    texts: list[str] = []
+    refusals: list[str] = []
+    reasoning: list[str] = []
+    calls: list[dict[str, Any]] = []
+    details: list[bytes] = []
+    for number, part in enumerate(message.parts):
+        match part.content:
+            case TextPart(text=text):
+                texts.append(text)
+            case RefusalPart(text=text):
+                refusals.append(text)
+            case ReasoningPart(text=text):
+                reasoning.append(text)
+                if part.state is not None and (part.state.provider, part.state.dialect) == (provider, "openai-chat"):
+                    details.append(part.state.data)
+            case ToolCallPart(id=call_id, name=name, arguments_json=arguments):
+                function = {"name": name, "arguments": arguments or "{}"}
+                calls.append({"id": call_id, "type": "function", "function": function})
+            case ImagePart() | AudioPart() | FilePart() | ToolResultPart() | OpaquePart():
+                _unsupported(f"{field}.parts[{number}]", "not in an assistant's message")
+    written: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
+    if refusals:
+        written["refusal"] = "".join(refusals)
+    if details:
+        written["reasoning_details"] = _joined_arrays(details, field)
+    elif reasoning and flags.reasoning_echo != "none":
+        written[flags.reasoning_echo] = "".join(reasoning)
+    if calls:
+        written["tool_calls"] = calls
+    return written
+
+
+def _joined_arrays(arrays: list[bytes], field: str) -> list[msgspec.Raw]:
+    """Join the JSON arrays of several states, each entry verbatim."""
+    entries: list[msgspec.Raw] = []
+    for array in arrays:
+        try:
+            entries += msgspec.json.decode(array, type=list[msgspec.Raw])
+        except msgspec.DecodeError as error:
+            raise InvalidRequest(
+                [Violation(f"{field}.parts", "a provider_state is not what this provider handed out")]
+            ) from error
+    return entries
+
+
+def _write_tools(body: dict[str, Any], generation: Generation, flags: ChatFlags) -> None:
+    """Write tools and how they may be used."""
+    if not flags.tools:
+        _unsupported("tools")
+    body["tools"] = [_tool(tool, flags, f"tools[{number}]") for number, tool in enumerate(generation.tools)]
+    match generation.tool_choice:
+        case None:
+            pass
+        case ToolChoiceFunction(name=name):
+            body["tool_choice"] = {"type": "function", "function": {"name": name}}
+        case "required":
+            body["tool_choice"] = flags.tool_choice_required
+        case choice:
+            body["tool_choice"] = choice
+    if generation.parallel_tool_calls is not None:
+        if not flags.parallel_tool_calls:
+            _unsupported("parallel_tool_calls")
+        body["parallel_tool_calls"] = generation.parallel_tool_calls
+
+
+def _tool(tool: Tool, flags: ChatFlags, field: str) -> dict[str, Any]:
+    """Write one tool."""
+    match tool:
+        case FunctionTool(name=name, description=description, parameters_json_schema=schema, strict=strict):
+            function: dict[str, Any] = {"name": name}
+            if description:
+                function["description"] = description
+            if schema:
+                function["parameters"] = msgspec.Raw(schema.encode())
+            if strict is not None:
+                if not flags.strict_tools:
+                    _unsupported(f"{field}.function.strict")
+                function["strict"] = strict
+            return {"type": "function", "function": function}
+        case ProviderTool():
+            _unsupported(f"{field}.provider_tool")
+
+
+def _json_schema(schema: JsonSchemaFormat, flags: ChatFlags) -> dict[str, Any]:
+    """Write the form of a structured answer."""
+    if not flags.json_schema:
+        _unsupported("response_format.json_schema")
+    inner: dict[str, Any] = {"name": schema.name}
+    if schema.description:
+        inner["description"] = schema.description
+    inner["schema"] = msgspec.Raw(schema.json_schema.encode())
+    if schema.strict is not None:
+        inner["strict"] = schema.strict
+    return {"type": "json_schema", "json_schema": inner}
+
+
+def _write_sampling(body: dict[str, Any], sampling: Sampling, flags: ChatFlags) -> None:
+    """Write the sampling numbers that were given."""
+    for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
+        value = getattr(sampling, name)
+        if value is not None:
+            body[name] = value
+    extra: tuple[str, ...] = flags.extra_sampling
+    for name in ("top_k", "min_p"):
+        value = getattr(sampling, name)
+        if value is not None:
+            if name not in extra:
+                _unsupported(f"sampling.{name}")
+            body[name] = value
+    if sampling.seed is not None:
+        if flags.seed_field == "none":
+            _unsupported("sampling.seed")
+        body[flags.seed_field] = sampling.seed
+    if sampling.max_output_tokens is not None:
+        body[flags.max_tokens_field] = sampling.max_output_tokens
+    if sampling.stop_sequences:
+        body["stop"] = list(sampling.stop_sequences)
+
+
+def _write_reasoning(body: dict[str, Any], reasoning: Reasoning, flags: ChatFlags) -> None:
+    """Write how long the model thinks, in the provider's form."""
+    effort, budget = reasoning.effort, reasoning.budget_tokens
+    match flags.reasoning_control:
+        case "effort" if budget is None and effort is not None:
+            body["reasoning_effort"] = _EFFORTS[effort]
+        case "object" if budget is not None:
+            body["reasoning"] = {"max_tokens": budget}
+        case "object" if effort is not None:
+            body["reasoning"] = {"effort": _EFFORTS[effort]}
+        case "thinking" if budget is None and effort is not None:
+            body["thinking"] = {"type": "disabled" if effort is ReasoningEffort.NONE else "enabled"}
+        case _ if effort is None and budget is None:
+            pass
+        case _:
+            _unsupported("reasoning.effort" if budget is None else "reasoning.budget_tokens")

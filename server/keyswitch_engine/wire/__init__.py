@@ -1,0 +1,1 @@
+"""Framing: bytes in, frames out. Nothing here knows a provider or awaits."""
