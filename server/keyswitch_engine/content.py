@@ -12,8 +12,7 @@ __all__ = ["answer_mode"]
 def answer_mode(headers: Mapping[str, str], *, streamed: bool) -> bool:
     """Tell whether an answer has to be read as a stream; *streamed* says what was asked for.
 
-    Providers answer a streaming request with a JSON body where they fail under a 200, and with HTML where something in
-    between answers for them.
+    Only a stream that announces itself overrides that: a dialect's stream decoder recognises a whole answer by itself.
 
     Raises:
         ProtocolError: the answer is a web page.
@@ -22,8 +21,6 @@ def answer_mode(headers: Mapping[str, str], *, streamed: bool) -> bool:
     match media_type:
         case "text/event-stream":
             return True
-        case "application/json":
-            return False
         case "text/html":
             raise ProtocolError("the provider answered with a web page")
         case _:

@@ -25,9 +25,12 @@ from keyswitch_engine.events import (
     TopLogprob,
     Usage,
 )
-from keyswitch_engine.wire.sse import MAX_EVENT_BYTES, SSEDecoder
+from keyswitch_engine.wire.sse import SSEDecoder
 
-__all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
+__all__ = ["MAX_ANSWER_BYTES", "STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
+
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+"""Largest whole answer that is accepted, in bytes."""
 
 STOP_REASONS = {
     "stop": StopReason.STOP,
@@ -91,7 +94,7 @@ class _Annotation(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
-    content: str | list[_ContentPart] | None = None
+    content: str | list[_ContentPart] | dict[str, Any] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_text: str | None = None
@@ -141,6 +144,7 @@ class _Answer(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Answer)
+_OPENING_BRACE = ord("{")
 _NOTHING = (b"", b"null", b"{}", b'""')
 
 
@@ -217,8 +221,10 @@ class _Answering:
         if content:
             if isinstance(content, str):
                 self._text(content)
-            else:
+            elif isinstance(content, list):
                 self._parts(content)
+            else:  # Cloudflare parses structured output for the caller
+                self._text(msgspec.json.encode(content).decode())
         if delta.refusal:
             self._close_reasoning()
             self._blocks.refusal(delta.refusal)
@@ -227,8 +233,9 @@ class _Answering:
         if delta.tool_calls:
             for call in delta.tool_calls:
                 self._tool_call(call)
-        if delta.function_call is not None:  # the form before tool calls, still in use
-            self._tool_call(_ToolCall(0, None, delta.function_call))
+        legacy = delta.function_call
+        if legacy is not None and (legacy.name or legacy.arguments):  # the form before tool calls, still in use
+            self._tool_call(_ToolCall(0, None, legacy))
 
     def _text(self, text: str) -> None:
         """Add text, split from the reasoning inside it where the row says that the provider mixes them."""
@@ -284,7 +291,7 @@ class _Answering:
         """
         function = call.function or _Function()
         name, arguments = function.name, function.arguments
-        if call.custom is not None:
+        if call.custom is not None and call.custom.name:
             name, arguments = call.custom.name, call.custom.input
         index = self._tools.get(call.id, -1) if call.id else -1
         if index < 0 and not (call.id and name):  # a new id with a name is a new call, whatever its number
@@ -330,6 +337,16 @@ class _Answering:
         )
         self._blocks.add(LogprobsDelta(index, converted))
 
+    def _completion(self, body: bytes) -> tuple[list[BlockEvent], Ending]:
+        """Read a whole completion."""
+        answer = self._answer(body)
+        self._note(answer)
+        if not answer.choices:  # an error in a form without `error`
+            raise read_error(body, 200, self._profile.error_rules)
+        for choice in answer.choices:
+            self._choice(choice, choice.message or choice.delta)
+        return self._close()
+
     def _close(self) -> tuple[list[BlockEvent], Ending]:
         """Close all blocks and say how the answer ended."""
         if self._think is not None:
@@ -345,15 +362,23 @@ class _Answering:
 
 
 class StreamDecoder(_Answering):
-    """Decodes a stream of chunks; see `Decoder`."""
+    """Decodes a stream of chunks; see `Decoder`.
+
+    A body that turns out to be a JSON object is read as a whole answer, whatever its content type says: that is how
+    providers answer a streaming request where they fail under a 200.
+    """
 
     def __init__(self, profile: Profile) -> None:
         """Start before the first byte."""
         super().__init__(profile)
         self._sse = SSEDecoder()
+        self._whole: bytearray | None = None
+        self._framed = False
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Decode the next bytes; see `Decoder.feed`."""
+        if not self._framed and not self._is_framed(data):
+            return []
         for event in self._sse.feed(data):
             if self.done:
                 break
@@ -365,6 +390,20 @@ class StreamDecoder(_Answering):
                 self._chunk(self._answer(event.data))
         return self._blocks.take()
 
+    def _is_framed(self, data: bytes) -> bool:
+        """Find out by the first visible byte whether this is a stream; collect the body if it is none."""
+        if self._whole is None:
+            start = data.lstrip()
+            if not start:
+                return False
+            if start[0] != _OPENING_BRACE:
+                self._framed = True
+                return True
+            self._whole = bytearray()
+        self._whole += data
+        _bound(len(self._whole))
+        return False
+
     def _chunk(self, answer: _Answer) -> None:
         """Read one chunk."""
         self._note(answer)
@@ -373,6 +412,8 @@ class StreamDecoder(_Answering):
 
     def end(self) -> tuple[list[BlockEvent], Ending]:
         """Close the stream; see `Decoder.end`."""
+        if self._whole is not None:
+            return self._completion(bytes(self._whole))
         complete = {
             "any": self.done or self._finished,
             "done": self.done,
@@ -389,24 +430,20 @@ class WholeDecoder(_Answering):
     def __init__(self, profile: Profile) -> None:
         """Start before the first byte."""
         super().__init__(profile)
-        self._body: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Collect the next bytes; see `Decoder.feed`."""
-        self._size += len(data)
-        if self._size > 2 * MAX_EVENT_BYTES:
-            raise ProtocolError(f"the provider's answer exceeds {2 * MAX_EVENT_BYTES >> 20} MiB")
-        self._body.append(data)
+        self._body += data
+        _bound(len(self._body))
         return []
 
     def end(self) -> tuple[list[BlockEvent], Ending]:
         """Decode the completion; see `Decoder.end`."""
-        body = b"".join(self._body)
-        answer = self._answer(body)
-        self._note(answer)
-        if not answer.choices:
-            raise read_error(body, 200, self._profile.error_rules)
-        for choice in answer.choices:
-            self._choice(choice, choice.message or choice.delta)
-        return self._close()
+        return self._completion(bytes(self._body))
+
+
+def _bound(size: int) -> None:
+    """Refuse an answer that has grown too large."""
+    if size > MAX_ANSWER_BYTES:
+        raise ProtocolError(f"the provider's answer exceeds {MAX_ANSWER_BYTES >> 20} MiB")
