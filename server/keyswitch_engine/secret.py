@@ -51,7 +51,8 @@ class Secret:
 
 _KEY_SHAPES = re.compile(
     r"(?i:bearer)\s+[\x21-\x7e]{6,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|pplx|csk|nvapi|hf|fw|vck|tgp|AKIA|ASIA|AIza|ya29)[-_.]?[A-Za-z0-9*_.\-]{8,}"
+    r"|\b(?:sk|pk|rk|gsk|xai|pplx|csk|nvapi|hf|fw|vck|tgp)[-_][A-Za-z0-9*_.\-]{6,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{20,}|\bya29\.[\w.-]{10,}"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 

@@ -1,0 +1,111 @@
+"""The time limits of one call, watched by one timer."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from keyswitch_engine.errors import LimitExceeded, Reason
+
+__all__ = ["DEADLINE_MARGIN", "TimeLimits", "Watch"]
+
+DEADLINE_MARGIN = 0.05
+"""Seconds by which a call ends before the RPC's own deadline, so that the details of the failure still arrive."""
+
+
+class TimeLimits(msgspec.Struct, frozen=True):
+    """Limits in seconds."""
+
+    connect: float
+    """Until a connection is usable."""
+    first_token: float
+    """From the start of an attempt to the first event."""
+    idle: float
+    """Between two reads of the answer."""
+    total: float
+    """For everything."""
+
+
+_WORDS = {
+    Reason.FIRST_TOKEN_TIMEOUT: "the provider did not begin to answer within the first-token limit",
+    Reason.IDLE_TIMEOUT: "the provider went silent in the middle of its answer",
+    Reason.TOTAL_TIMEOUT: "the call took longer than its total limit or the deadline allow",
+}
+
+
+class Watch:
+    """Ends the current task's work when a limit passes, by raising `LimitExceeded` from its `with` block.
+
+    Progress is noted by storing a time. The one timer looks at it when it fires and waits again for what is left, so a
+    token costs an attribute and not a timer; `asyncio.timeout` would have to be rescheduled for each.
+    """
+
+    __slots__ = ("_answering", "_cancelling", "_due", "_last", "_limits", "_loop", "_passed", "_task", "_timer", "_writing")
+
+    def __init__(self, limits: TimeLimits, started: float, deadline: float) -> None:
+        """Watch from *started*; *deadline* is when the total limit passes. Times are on the loop's clock."""
+        self._limits = limits
+        self._last = started
+        self._due = deadline
+        self._answering = False
+        self._writing = False
+        self._passed: Reason | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+
+    def __enter__(self) -> Self:
+        """Begin to watch."""
+        self._task = asyncio.current_task()
+        if self._task is None:
+            raise RuntimeError("a watch needs a task")
+        self._cancelling = self._task.cancelling()
+        self._check()
+        return self
+
+    def progress(self) -> None:
+        """Note that the provider sent something."""
+        self._answering = True
+        self._last = self._loop.time()
+
+    def writing(self, *, active: bool) -> None:
+        """Note that the caller is being written to, during which the provider is not expected to make progress."""
+        self._writing = active
+        if not active:
+            self._last = self._loop.time()
+
+    def _next(self) -> tuple[float, Reason]:
+        """Return the limit that passes first if nothing more happens."""
+        if self._writing:
+            return self._due, Reason.TOTAL_TIMEOUT
+        if self._answering:
+            when, reason = self._last + self._limits.idle, Reason.IDLE_TIMEOUT
+        else:
+            when, reason = self._last + self._limits.first_token, Reason.FIRST_TOKEN_TIMEOUT
+        return (when, reason) if when < self._due else (self._due, Reason.TOTAL_TIMEOUT)
+
+    def _check(self) -> None:
+        """Cancel the task if a limit has passed; else wait for what is left."""
+        when, reason = self._next()
+        if self._loop.time() >= when and self._task is not None:
+            self._passed = reason
+            self._timer = None
+            self._task.cancel()
+        else:
+            self._timer = self._loop.call_at(min(when, self._loop.time() + self._limits.idle), self._check)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching; turn our own cancellation into the limit that caused it, and leave others' alone."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._passed is None or self._task is None:
+            return
+        others = self._task.uncancel() > self._cancelling
+        if kind is asyncio.CancelledError and not others:
+            raise LimitExceeded(self._passed, _WORDS[self._passed]) from None

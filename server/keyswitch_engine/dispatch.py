@@ -1,0 +1,300 @@
+"""One call, from a route to its receipt.
+
+Everything of a call, including the writes to its caller, happens inside one coroutine: cancelling its task closes the
+upstream socket, nothing outlives it, and a caller that does not read stops the provider's sending, since nothing is read
+while a write waits. What arrives meanwhile gathers in the transport's bounded buffer and becomes the next batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NoReturn, TypeAlias
+
+import msgspec
+
+from keyswitch_engine.auth import auth_headers
+from keyswitch_engine.content import answer_mode
+from keyswitch_engine.credential import secrets_of
+from keyswitch_engine.deadline import DEADLINE_MARGIN, TimeLimits, Watch
+from keyswitch_engine.dialects.base import Decoder, UpstreamRequest
+from keyswitch_engine.egress import Answer, Egress, Timing
+from keyswitch_engine.error_rules import request_id
+from keyswitch_engine.errors import DispatchError, InvalidRequest, ProtocolError, Reason, RequestError, StreamTruncated
+from keyswitch_engine.events import Attempt, AttemptOutcome, Ending, Event, Finished, Receipt, Started, Usage
+from keyswitch_engine.generation import Generation
+from keyswitch_engine.route import Route
+from keyswitch_engine.secret import scrub
+
+__all__ = ["MAX_ERROR_BYTES", "Call", "Dispatcher", "Sink", "TimeLimits"]
+
+MAX_ERROR_BYTES = 64 * 1024
+"""How much of an error's body is read."""
+
+Sink: TypeAlias = Callable[[list[Event]], Awaitable[None]]
+"""Takes one batch of events; dispatch waits for it."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call. Times are on the loop's clock."""
+
+    generation: Generation
+    route: Route
+    limits: TimeLimits
+    received_at: float
+    deadline: float | None = None
+    """When the RPC ends; None if it has no deadline."""
+    coalesce_window: float = 0.0
+    """Seconds for which events are gathered before they are sent; 0 sends them as they come."""
+
+
+class Dispatcher:
+    """Makes calls through one egress."""
+
+    def __init__(self, egress: Egress) -> None:
+        """Use *egress*, which has to be open."""
+        self._egress = egress
+
+    async def stream(self, call: Call, sink: Sink) -> None:
+        """Make a call and hand its events to *sink*, a batch for each read.
+
+        Raises:
+            DispatchError: the call failed; what was decoded before went to the sink.
+        """
+        request = _request(call, stream=True)
+        attempt = _Attempt(call)
+        try:
+            with attempt.watch() as watch:
+                async with self._open(call, request, attempt) as answer:
+                    await _pump(call, answer, attempt, watch, sink)
+        except DispatchError as error:
+            attempt.fail(error)
+        except asyncio.CancelledError:
+            attempt.outcome = AttemptOutcome.CANCELLED
+            raise
+
+    async def generate(self, call: Call) -> list[Event]:
+        """Make a call and return all its events.
+
+        Raises:
+            DispatchError: the call failed.
+        """
+        request = _request(call, stream=False)
+        attempt = _Attempt(call)
+        events: list[Event] = []
+        try:
+            with attempt.watch() as watch:
+                async with self._open(call, request, attempt) as answer:
+                    decoder = attempt.decoder = _decoder(call, answer, stream=False)
+                    while data := await answer.read():
+                        watch.progress()
+                        attempt.saw_event()
+                        events += decoder.feed(data)
+                    block_events, ending = decoder.end()
+                    return [attempt.started(decoder), *events, *block_events, attempt.finished(ending)]
+        except DispatchError as error:
+            attempt.fail(error)
+
+    @contextlib.asynccontextmanager
+    async def _open(self, call: Call, request: UpstreamRequest, attempt: _Attempt) -> AsyncIterator[Answer]:
+        """Send the request; the answer inside the context is one, errors have been read and raised."""
+        provider = call.route.provider
+        async with self._egress.post(
+            provider.base_url + request.path,
+            request.headers | provider.headers | auth_headers(provider.auth, call.route.credential),
+            request.body,
+            connect_limit=call.limits.connect,
+            timing=attempt.timing,
+        ) as answer:
+            attempt.answered(answer)
+            if answer.status >= 300:  # noqa: PLR2004 - everything else is an answer, RFC 9110
+                raise await _refusal(call, answer)
+            yield answer
+
+
+async def _refusal(call: Call, answer: Answer) -> DispatchError:
+    """Read an error."""
+    if answer.status < 400:  # noqa: PLR2004 - redirections, RFC 9110
+        return ProtocolError("the provider answered with a redirect, which is not followed")
+    body = bytearray()
+    while len(body) < MAX_ERROR_BYTES and (data := await answer.read()):
+        body += data
+    dialect = call.route.dialect
+    return dialect.dialect.error(dialect.profile, answer.status, answer.headers, bytes(body[:MAX_ERROR_BYTES]))
+
+
+class _Attempt:
+    """What is known of one try; becomes a line of the receipt."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self.timing = Timing(self._loop.time())
+        self.outcome = AttemptOutcome.SUCCEEDED
+        self.decoder: Decoder | None = None
+        self._status: int | None = None
+        self._request_id = ""
+        self._reason = ""
+
+    def watch(self) -> Watch:
+        """Return the watch over the call's limits."""
+        call = self._call
+        deadline = call.received_at + call.limits.total
+        if call.deadline is not None:
+            deadline = min(deadline, call.deadline - DEADLINE_MARGIN)
+        return Watch(call.limits, self.timing.started, deadline)
+
+    def answered(self, answer: Answer) -> None:
+        """Note status and request id."""
+        self._status = answer.status
+        self._request_id = request_id(answer.headers)
+
+    def saw_event(self) -> None:
+        """Note when the answer began."""
+        if self.timing.first_event is None:
+            self.timing.first_event = self._loop.time()
+
+    def started(self, decoder: Decoder) -> Started:
+        """Return the event that opens an answer."""
+        route = self._call.route
+        return Started(
+            decoder.response_id or f"ks_{secrets.token_hex(12)}",
+            route.provider.id,
+            route.requested_model,
+            route.model,
+            route.billing,
+            1,
+        )
+
+    def finished(self, ending: Ending) -> Finished:
+        """Return the event that closes an answer."""
+        if not ending.answering_model:
+            ending = msgspec.structs.replace(ending, answering_model=self._call.route.model)
+        return Finished(ending, Receipt((self.line(),)))
+
+    def line(self) -> Attempt:
+        """Return the line of the receipt."""
+        route, timing = self._call.route, self.timing
+        return Attempt(
+            number=1,
+            provider=route.provider.id,
+            model=route.model,
+            origin_host=route.provider.origin_host,
+            credential_source=route.credential_source,
+            billing=route.billing,
+            outcome=self.outcome,
+            failure_reason=self._reason,
+            upstream_status=self._status,
+            upstream_request_id=self._request_id,
+            queue_time=timing.started - self._call.received_at,
+            connect_time=_connect_time(timing, answered=self._status is not None),
+            first_token_time=None if timing.first_event is None else timing.first_event - timing.started,
+            total_time=self._loop.time() - timing.started,
+        )
+
+    def fail(self, error: DispatchError) -> NoReturn:
+        """Complete an error with what is known of the attempt, and raise it."""
+        route = self._call.route
+        error.provider, error.model = route.provider.id, route.model
+        if error.upstream_status is None:
+            error.upstream_status = self._status
+        if not error.upstream_request_id:
+            error.upstream_request_id = self._request_id
+        if not isinstance(error, RequestError):
+            error.message = _told(error, route)
+        if self.timing.first_event is not None and self.decoder is not None:
+            error.partial_usage = _partial_usage(self.decoder)
+            error.retryable = False  # a part was answered and will be billed
+        self.outcome, self._reason = AttemptOutcome.FAILED, error.reason.value
+        error.attempts = (self.line(),)
+        raise error
+
+
+def _connect_time(timing: Timing, *, answered: bool) -> float | None:
+    """Return how long connecting took: nothing where a connection was open already, None where there never was one."""
+    if timing.connected is not None:
+        return timing.connected - timing.started
+    return 0.0 if answered else None
+
+
+def _partial_usage(decoder: Decoder) -> Usage | None:
+    """Return what a failed answer had counted, if that can be read at all."""
+    try:
+        return decoder.usage()
+    except ProtocolError:
+        return None
+
+
+def _told(error: DispatchError, route: Route) -> str:
+    """Return the message for a failure at a provider, fit to show."""
+    if error.reason is Reason.INVALID_CREDENTIAL:
+        return f"Invalid API key for {route.provider.name}"
+    return f"{route.provider.name}: {scrub(error.message, secrets_of(route.credential))}"
+
+
+def _request(call: Call, *, stream: bool) -> UpstreamRequest:
+    """Write the request, before anything is sent."""
+    route = call.route
+    try:
+        return route.dialect.dialect.request(
+            call.generation, route.model, route.dialect.profile, route.options_json, stream=stream
+        )
+    except InvalidRequest:
+        raise
+    except RequestError as error:
+        error.provider, error.model = route.provider.id, route.model
+        raise
+
+
+def _decoder(call: Call, answer: Answer, *, stream: bool) -> Decoder:
+    """Make the decoder that an answer needs."""
+    dialect = call.route.dialect
+    return dialect.dialect.decoder(dialect.profile, stream=answer_mode(answer.headers, streamed=stream))
+
+
+async def _read(answer: Answer) -> bytes:
+    """Read on; a connection that broke reads like one that ended, for the decoder to judge whether all had come."""
+    try:
+        return await answer.read()
+    except StreamTruncated:
+        return b""
+
+
+async def _pump(call: Call, answer: Answer, attempt: _Attempt, watch: Watch, sink: Sink) -> None:
+    """Read, decode and write until the answer is complete."""
+    decoder = attempt.decoder = _decoder(call, answer, stream=True)
+    events: list[Event] = []
+    started = False
+    try:
+        while not decoder.done and (data := await _read(answer)):
+            watch.progress()
+            events += decoder.feed(data)
+            if not started:
+                started = True
+                attempt.saw_event()
+                events.insert(0, attempt.started(decoder))
+            if events and not decoder.done:
+                watch.writing(active=True)
+                await sink(events)
+                if call.coalesce_window:
+                    await asyncio.sleep(call.coalesce_window)
+                watch.writing(active=False)
+                events = []
+        block_events, ending = decoder.end()
+    except DispatchError:
+        events += decoder.pending
+        if events:
+            if not started:
+                events.insert(0, attempt.started(decoder))
+            watch.writing(active=True)
+            await sink(events)
+        raise
+    if not started:
+        events.append(attempt.started(decoder))
+    events += block_events
+    events.append(attempt.finished(ending))
+    watch.writing(active=True)
+    await sink(events)
+    await answer.drain()

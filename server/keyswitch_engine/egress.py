@@ -1,0 +1,245 @@
+"""The one way out: every byte to a provider leaves through here.
+
+What an address may be is checked on the final socket address, at the moment of connecting: a check of the name alone
+misses literals and names whose answer changes. Nothing is read from the environment, no redirect is followed, no cookie
+kept, and TLS is always verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from keyswitch_engine.errors import DispatchError, LimitExceeded, ProtocolError, ProviderError, Reason, StreamTruncated
+
+__all__ = ["FOREIGN_ERRORS", "Answer", "Egress", "EgressPolicy", "translate"]
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_READ_BUFFER = 64 * 1024
+_MAX_HEADER = 64 * 1024
+_DRAIN_SECONDS = 0.05
+
+
+class EgressPolicy(msgspec.Struct, frozen=True):
+    """Where calls may go beside public addresses over https; by default nowhere."""
+
+    private_networks: tuple[Network, ...] = ()
+    """Networks that are not public but allowed all the same."""
+    plain_http_hosts: frozenset[str] = frozenset()
+    """Hosts that may be called without TLS, in lower case and without a port."""
+
+
+class BlockedAddressError(OSError):
+    """A socket address is not allowed."""
+
+
+FOREIGN_ERRORS: Mapping[type[Exception], Reason] = {
+    aiohttp.ConnectionTimeoutError: Reason.FIRST_TOKEN_TIMEOUT,
+    aiohttp.SocketTimeoutError: Reason.IDLE_TIMEOUT,
+    aiohttp.ServerTimeoutError: Reason.IDLE_TIMEOUT,
+    aiohttp.ClientConnectorCertificateError: Reason.PROVIDER_UNAVAILABLE,
+    aiohttp.ClientSSLError: Reason.PROVIDER_UNAVAILABLE,
+    aiohttp.ClientConnectorError: Reason.PROVIDER_UNAVAILABLE,
+    aiohttp.ServerDisconnectedError: Reason.PROVIDER_UNAVAILABLE,
+    aiohttp.ClientResponseError: Reason.PROVIDER_PROTOCOL_ERROR,
+    aiohttp.ClientPayloadError: Reason.STREAM_TRUNCATED,
+    aiohttp.InvalidURL: Reason.INTERNAL,
+    aiohttp.ClientError: Reason.PROVIDER_UNAVAILABLE,
+    OSError: Reason.PROVIDER_UNAVAILABLE,
+}
+"""What the transport's exceptions mean; the most specific class decides."""
+
+_WORDS = {
+    Reason.FIRST_TOKEN_TIMEOUT: "no connection within the connect limit",
+    Reason.IDLE_TIMEOUT: "the provider went silent",
+    Reason.PROVIDER_UNAVAILABLE: "the provider cannot be reached",
+    Reason.PROVIDER_PROTOCOL_ERROR: "the provider's answer is not HTTP",
+    Reason.STREAM_TRUNCATED: "the provider's answer broke off",
+    Reason.INTERNAL: "the provider's URL is not valid",
+}
+
+
+def translate(error: Exception) -> DispatchError:
+    """Return what an exception of the transport means. Its text is not passed on: it may hold addresses and headers."""
+    if isinstance(error.__cause__ or error.__context__, BlockedAddressError) or _blocked(error):
+        return DispatchError(
+            Reason.BLOCKED_ENDPOINT,
+            "the provider's address is not allowed from this server; a local one has to be dispatched from the client",
+        )
+    reason = next(FOREIGN_ERRORS[kind] for kind in type(error).__mro__ if kind in FOREIGN_ERRORS)
+    message = _WORDS[reason]
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        message = "the provider's TLS certificate cannot be verified"
+    match reason:
+        case Reason.STREAM_TRUNCATED:
+            return StreamTruncated(message)
+        case Reason.PROVIDER_PROTOCOL_ERROR:
+            return ProtocolError(message)
+        case Reason.FIRST_TOKEN_TIMEOUT | Reason.IDLE_TIMEOUT:
+            return LimitExceeded(reason, message)
+        case _:
+            return ProviderError(reason, message)
+
+
+def _blocked(error: Exception) -> bool:
+    """Tell whether a connection failed because every address of the host is refused."""
+    return isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, BlockedAddressError)
+
+
+class Answer:
+    """An answer whose status and headers are here and whose body is still on its way."""
+
+    __slots__ = ("_content", "_response", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        """Wrap *response*."""
+        self._response = response
+        self._content = response.content
+        self.status = response.status
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+
+    async def read(self) -> bytes:
+        """Return everything that has arrived, waiting for at least one byte; empty at the end of the body.
+
+        The transport stops reading from the socket while more than 128 KiB wait here, which is how a slow reader slows
+        the provider down.
+
+        Raises:
+            DispatchError: the transport failed, as `translate` says.
+        """
+        try:
+            return await self._content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise translate(error) from error
+
+    async def drain(self) -> None:
+        """Read what is left of an answer that is complete, so that its connection can serve another call.
+
+        Where nothing more comes soon, or something goes wrong, the connection is closed instead: the answer was
+        complete, and this cannot change it.
+        """
+        if self._content.at_eof():
+            return
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while await self._content.readany():
+                    pass
+
+
+class Egress:
+    """The session that all calls share; an async context manager that owns its sockets."""
+
+    def __init__(self, policy: EgressPolicy) -> None:
+        """Prepare; sockets are opened in the context."""
+        self._policy = policy
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the session."""
+        trace = aiohttp.TraceConfig(lambda trace_request_ctx: trace_request_ctx)
+        trace.on_connection_create_end.append(_note_connected)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                ssl=ssl.create_default_context(),
+                socket_factory=self._socket,
+                ttl_dns_cache=30,
+                keepalive_timeout=30,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=True,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
+            skip_auto_headers=("User-Agent",),
+            trace_configs=[trace],
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @contextlib.asynccontextmanager
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, connect_limit: float, timing: Timing
+    ) -> AsyncIterator[Answer]:
+        """Send a request; the answer is open inside the context, and its connection closed after it unless it was read.
+
+        Raises:
+            DispatchError: the address is not allowed, or the transport failed, as `translate` says.
+        """
+        if self._session is None:
+            raise RuntimeError("egress is used outside its context")
+        self._check_url(url)
+        try:
+            async with self._session.post(
+                URL(url, encoded=True),
+                data=body,
+                headers={"User-Agent": "keyswitch", "Accept-Encoding": "identity", **headers},
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_limit),
+                trace_request_ctx=timing,
+            ) as response:
+                yield Answer(response)
+        except (aiohttp.ClientError, OSError) as error:
+            raise translate(error) from error
+
+    def _check_url(self, url: str) -> None:
+        """Refuse plain http to hosts that were not named for it."""
+        parsed = URL(url, encoded=True)
+        if parsed.scheme != "https" and parsed.host not in self._policy.plain_http_hosts:
+            raise DispatchError(
+                Reason.BLOCKED_ENDPOINT, "the provider would be called without TLS, which this server does not allow"
+            )
+
+    def _socket(self, address: tuple[Any, ...]) -> socket.socket:
+        """Open a socket for one address, if that is allowed; aiohttp calls this for every candidate."""
+        family, kind, protocol, _, sockaddr = address
+        ip = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
+        if not self._allowed(ip):
+            raise BlockedAddressError("address not allowed")
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+    def _allowed(self, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        """Tell whether an address may be called. Link-local ones, where metadata services live, never may."""
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        if ip.is_link_local or ip.is_multicast or ip.is_unspecified:
+            return False
+        return ip.is_global or any(ip in network for network in self._policy.private_networks)
+
+
+class Timing:
+    """When the stages of one attempt passed, on the loop's clock."""
+
+    __slots__ = ("connected", "first_event", "started")
+
+    def __init__(self, started: float) -> None:
+        """Begin an attempt."""
+        self.started = started
+        self.connected: float | None = None
+        self.first_event: float | None = None
+
+
+async def _note_connected(
+    session: aiohttp.ClientSession, context: Timing, params: aiohttp.TraceConnectionCreateEndParams
+) -> None:
+    """Note when a new connection became usable."""
+    context.connected = asyncio.get_running_loop().time()

@@ -1,0 +1,276 @@
+"""From a request to a provider: a pure function of request and registry.
+
+Dispatch, `ExplainRoute` and the command line call the same `resolve`, so that what is explained can never disagree with
+what is done. The order of a map or a command line never decides anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+import msgspec
+
+from keyswitch_engine.credential import ApiKey, NoCredential, ProviderCredential, kind_of
+from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Violation
+from keyswitch_engine.events import Billing, CredentialSource
+from keyswitch_engine.registry import DialectRow, Provider, Registry
+from keyswitch_engine.route import ExcludedCandidate, Route, Target
+
+__all__ = ["find_provider", "resolve"]
+
+_EXACT, _VENDOR, _MATCHER, _FOREIGN = range(4)
+_RANKS = ("lists the id", "is the vendor that the id names", "has a matcher that fits", "takes ids of other vendors")
+
+
+def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCredential]) -> Route:
+    """Decide where *target* goes.
+
+    Raises:
+        RequestError: it goes nowhere; the reason is one of the contract's for routing.
+    """
+    keys = _by_provider(registry, credentials)
+    model = _clean_model(target.model)
+    excluded: tuple[ExcludedCandidate, ...] = ()
+    if target.provider:
+        provider = find_provider(registry, target.provider)
+        reasons = [f"the request names the provider {provider.id}"]
+    elif model:
+        provider, reason, excluded = _from_model(registry, model, keys)
+        reasons = [reason]
+    else:
+        provider = _from_single_key(registry, keys)
+        reasons = [f"the only key that came is for {provider.id}"]
+    native, model_reason = _native_model(provider, model)
+    reasons.append(model_reason)
+    credential = _credential(provider, keys.get(provider.id, ()), target.credential_label)
+    none = isinstance(credential.credential, NoCredential)
+    reasons.append("no credential is needed" if none else "the caller's credential is used, and the caller pays")
+    return Route(
+        provider=provider,
+        dialect=_dialect(provider, target),
+        requested_model=target.model,
+        model=native,
+        options_json=target.options_json,
+        credential=credential.credential,
+        credential_label=credential.label,
+        credential_source=CredentialSource.NONE if none else CredentialSource.CALLER,
+        billing=Billing.BYOK,
+        reasons=tuple(reasons),
+        excluded=excluded,
+        warnings=_warnings(registry, provider, credential),
+    )
+
+
+def find_provider(registry: Registry, name: str, *, field: str = "target.provider") -> Provider:
+    """Return the provider of that name.
+
+    Raises:
+        RequestError: there is none; the message lists all, sorted, and suggests the nearest.
+    """
+    provider = registry.find(name)
+    if provider is not None:
+        return provider
+    near = difflib.get_close_matches(name.lower(), registry.names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise RequestError(
+        Reason.UNKNOWN_PROVIDER, f"unknown provider; known are {', '.join(registry.providers)}{hint}", field=field
+    )
+
+
+def _by_provider(
+    registry: Registry, credentials: Sequence[ProviderCredential]
+) -> dict[str, tuple[ProviderCredential, ...]]:
+    """Sort credentials by the provider that they belong to; a provider may come twice only with distinct labels."""
+    keys: dict[str, tuple[ProviderCredential, ...]] = {}
+    for number, credential in enumerate(credentials):
+        provider = find_provider(registry, credential.provider, field=f"credentials[{number}].provider")
+        others = keys.get(provider.id, ())
+        if any(other.label == credential.label for other in others):
+            what = "label" if credential.label else "provider, without a label,"
+            raise InvalidRequest(
+                [Violation(f"credentials[{number}]", f"a credential for {provider.id} with this {what} came already")]
+            )
+        keys[provider.id] = (*others, credential)
+    return keys
+
+
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_MAX_MODEL = 256
+
+
+def _clean_model(model: str) -> str:
+    """Trim a model id and refuse what no id holds."""
+    model = model.strip()
+    if len(model) > _MAX_MODEL:
+        _bad_model(f"at most {_MAX_MODEL} characters")
+    if _UNFIT.search(model):
+        _bad_model("no control, zero-width or bidirectional characters")
+    if any(segment in (".", "..") for segment in model.split("/")):
+        _bad_model("no '.' or '..' as a path segment")
+    return model
+
+
+def _bad_model(rule: str) -> NoReturn:
+    raise InvalidRequest([Violation("target.model", rule)])
+
+
+def _from_model(
+    registry: Registry, model: str, keys: dict[str, tuple[ProviderCredential, ...]]
+) -> tuple[Provider, str, tuple[ExcludedCandidate, ...]]:
+    """Derive the provider from a model id: keyed ones only, if any is keyed; then by rank."""
+    candidates = _candidates(registry, model, keys)
+    if not candidates:
+        raise RequestError(
+            Reason.UNROUTABLE_MODEL, "no provider owns this model; name the provider too", field="target.model"
+        )
+    keyed = {provider.id: rank for provider, rank in candidates if provider.id in keys}
+    pool = [(provider, rank) for provider, rank in candidates if not keyed or provider.id in keyed]
+    best = min(rank for _, rank in pool)
+    winners = [provider for provider, rank in pool if rank == best]
+    if len(winners) > 1:
+        names = ", ".join(sorted(provider.id for provider in winners))
+        raise RequestError(
+            Reason.AMBIGUOUS_MODEL, f"this model could go to {names}; name the provider", field="target.model"
+        )
+    winner = winners[0]
+    excluded = tuple(
+        ExcludedCandidate(
+            provider.id, "no key came for it" if keyed and provider.id not in keyed else f"only {_RANKS[rank]}"
+        )
+        for provider, rank in sorted(candidates, key=lambda candidate: candidate[0].id)
+        if provider is not winner
+    )
+    if not keyed and not _needs_no_key(winner):
+        raise _missing(winner, _routers_for(registry, model))
+    return winner, f"the model leads to {winner.id}, which {_RANKS[best]}", excluded
+
+
+def _candidates(
+    registry: Registry, model: str, keys: dict[str, tuple[ProviderCredential, ...]]
+) -> list[tuple[Provider, int]]:
+    """Return every provider that could serve a model, with the rank of its claim."""
+    vendor = _vendor_of(registry, model)
+    found = []
+    for provider in registry.providers.values():
+        if model in provider.models and not provider.router:
+            found.append((provider, _EXACT))
+        elif vendor is provider:
+            found.append((provider, _VENDOR))
+        elif any(matcher.search(model) for matcher in provider.matchers):
+            found.append((provider, _MATCHER))
+        elif provider.id in keys and provider.foreign_id_form and provider.foreign_id_form.search(model):
+            found.append((provider, _FOREIGN))
+    return found
+
+
+def _vendor_of(registry: Registry, model: str) -> Provider | None:
+    """Return the provider whose vendor token is the model's prefix, split at the first `/`, else at the first `:`."""
+    for separator in "/:":
+        token, found, rest = model.partition(separator)
+        if found and rest:
+            for provider in registry.providers.values():
+                if provider.vendor_token and provider.vendor_token == token.lower():
+                    return provider
+    return None
+
+
+def _routers_for(registry: Registry, model: str) -> list[str]:
+    """Return the routers that take a model's id."""
+    return [
+        provider.id
+        for provider in registry.providers.values()
+        if provider.router and provider.foreign_id_form and provider.foreign_id_form.search(model)
+    ]
+
+
+def _from_single_key(registry: Registry, keys: dict[str, tuple[ProviderCredential, ...]]) -> Provider:
+    """Return the provider of the only key."""
+    if len(keys) == 1:
+        return registry.providers[next(iter(keys))]
+    came = f"keys came for {', '.join(sorted(keys))}" if keys else "no key came either"
+    raise RequestError(
+        Reason.PROVIDER_REQUIRED, f"neither provider nor model is given, and {came}", field="target.provider"
+    )
+
+
+def _native_model(provider: Provider, model: str) -> tuple[str, str]:
+    """Return the model id as the provider knows it, and why."""
+    if not model:
+        if provider.default_model:
+            return provider.default_model, f"{provider.default_model} is the default model of {provider.id}"
+        raise RequestError(
+            Reason.MODEL_REQUIRED, f"{provider.name} has no default model; name one", field="target.model"
+        )
+    if provider.strip_own_prefix and model not in provider.models:
+        for separator in "/:":
+            token, found, rest = model.partition(separator)
+            if found and rest and token.lower() == provider.vendor_token and (not provider.router or "/" in rest):
+                return rest, f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
+    return model, "the model id goes through as it is"
+
+
+def _needs_no_key(provider: Provider) -> bool:
+    """Tell whether a provider can be called without a credential."""
+    return provider.auth.style == "none" or "none" in provider.auth.accepts
+
+
+def _missing(provider: Provider, routers: Iterable[str] = ()) -> RequestError:
+    """Say which key is missing, and which router's key would do."""
+    also = ", ".join(router for router in routers if router != provider.id)
+    error = RequestError(
+        Reason.MISSING_CREDENTIAL,
+        f"no key for {provider.name} came; send one for {provider.id!r}" + (f" (or for {also})" if also else ""),
+        field="credentials",
+    )
+    error.provider = provider.id
+    return error
+
+
+def _credential(provider: Provider, brought: tuple[ProviderCredential, ...], label: str) -> ProviderCredential:
+    """Choose the credential for a provider by its label."""
+    if label:
+        brought = tuple(credential for credential in brought if credential.label == label)
+    elif len(brought) > 1:
+        raise InvalidRequest(
+            [Violation("target.credential_label", f"several credentials came for {provider.id}; choose one by its label")]
+        )
+    if not brought:
+        if _needs_no_key(provider) and not label:
+            return ProviderCredential(provider.id, NoCredential())
+        raise _missing(provider)
+    kind = kind_of(brought[0].credential)
+    accepts = ("none",) if provider.auth.style == "none" else provider.auth.accepts
+    if kind not in accepts:
+        raise InvalidRequest([Violation("credentials", f"{provider.id} takes {' or '.join(accepts)}, not {kind}")])
+    return brought[0]
+
+
+def _dialect(provider: Provider, target: Target) -> DialectRow:
+    """Choose the dialect, with the request's overrides of its flags."""
+    row = provider.dialects[0]
+    if target.dialect:
+        offered = {candidate.dialect.name: candidate for candidate in provider.dialects}
+        if target.dialect not in offered:
+            raise InvalidRequest([Violation("target.dialect", f"{provider.id} offers {', '.join(sorted(offered))}")])
+        row = offered[target.dialect]
+    if not target.compatibility:
+        return row
+    flags = msgspec.to_builtins(row.profile.flags) | target.compatibility
+    try:
+        overridden = msgspec.convert(flags, row.dialect.flags)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest([Violation("target.compatibility", str(error))]) from error
+    return DialectRow(row.dialect, msgspec.structs.replace(row.profile, flags=overridden))
+
+
+def _warnings(registry: Registry, provider: Provider, credential: ProviderCredential) -> tuple[str, ...]:
+    """Say so if the key looks like another provider's. Shapes change, so this is no refusal."""
+    match credential.credential:
+        case ApiKey(key=key) if provider.key_pattern and not provider.key_pattern.search(key.reveal()):
+            for other in registry.providers.values():
+                if other.key_pattern and other is not provider and other.key_pattern.search(key.reveal()):
+                    return (f"the key for {provider.id} has the shape of a key for {other.id}",)
+    return ()
