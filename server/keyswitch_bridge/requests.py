@@ -1,0 +1,236 @@
+"""Requests of the contract, validated and turned into the engine's model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias, TypeVar
+
+import msgspec
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from keyswitch.v1 import dispatch_service_pb2 as pb
+from keyswitch.v1 import target_pb2
+from keyswitch.v1.credential_pb2 import Credential as CredentialMessage
+from keyswitch.v1.credential_pb2 import ProviderCredential as ProviderCredentialMessage
+from keyswitch_bridge import conversation
+from keyswitch_bridge.not_yet import refuse_fields
+from keyswitch_bridge.violations import Violations
+from keyswitch_engine.credential import ApiKey, BearerToken, Credential, NoCredential, ProviderCredential
+from keyswitch_engine.generation import Generation, Sampling
+from keyswitch_engine.route import Target
+from keyswitch_engine.secret import Secret
+
+__all__ = ["ExplainCall", "GenerateCall", "GenerateMessage", "RequestedLimits", "read_explain", "read_generate",
+           "refuse_unknown"]
+
+GenerateMessage: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
+"""Two messages that are the same field by field, which a test holds them to."""
+
+_NO_SAMPLING = Sampling()
+_MAX_COALESCE, _MAX_TOP_LOGPROBS, _MAX_CREDENTIALS = 1.0, 20, 64
+
+
+class RequestedLimits(msgspec.Struct, frozen=True):
+    """Limits that a request asks for, in seconds; None means the server's default."""
+
+    connect: float | None = None
+    first_token: float | None = None
+    idle: float | None = None
+    total: float | None = None
+
+
+class GenerateCall(msgspec.Struct, frozen=True):
+    """A request for one generation, valid in itself; routing has not been asked yet."""
+
+    target: Target
+    credentials: tuple[ProviderCredential, ...]
+    generation: Generation
+    limits: RequestedLimits
+    coalesce_window: float = 0.0
+    """Seconds."""
+
+
+class ExplainCall(msgspec.Struct, frozen=True):
+    """A request to explain a route."""
+
+    target: Target
+    credentials: tuple[ProviderCredential, ...]
+
+
+def read_generate(message: GenerateMessage) -> GenerateCall:
+    """Validate and read a request for one generation.
+
+    Raises:
+        InvalidRequest: it is malformed, or has fields or values that this build does not know.
+        Unavailable: it asks for something that is not built yet.
+    """
+    refuse_unknown(message)
+    refuse_fields(message, "")
+    found = Violations()
+    if not message.messages:
+        found.add("messages", "at least one message is needed")
+    generation = _generation(message, found)
+    limits, window = RequestedLimits(), 0.0
+    if message.HasField("limits"):
+        limits, window = _limits(message.limits, found)
+    call = GenerateCall(
+        _target(message.target, found), _credentials(message.credentials, found), generation, limits, window
+    )
+    found.check()
+    return call
+
+
+def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
+    """Validate and read a request to explain a route. The generation in it is checked too, but may be missing.
+
+    Raises:
+        InvalidRequest: it is malformed, or has fields or values that this build does not know.
+        Unavailable: it asks for something that is not built yet.
+    """
+    refuse_unknown(message)
+    refuse_fields(message, "")
+    found = Violations()
+    _generation(message, found)
+    if message.HasField("limits"):
+        _limits(message.limits, found)
+    call = ExplainCall(_target(message.target, found), _credentials(message.credentials, found))
+    found.check()
+    return call
+
+
+_M = TypeVar("_M", bound=Message)
+
+
+def refuse_unknown(message: _M) -> None:
+    """Refuse a message with fields, at any depth, that this build does not know.
+
+    Comparing sizes costs a few microseconds; only a message that has some is searched for them.
+
+    Raises:
+        InvalidRequest: there are some; the reason is `UNKNOWN_FIELD`.
+    """
+    known = type(message)()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    if known.ByteSize() != message.ByteSize():
+        found = Violations()
+        _find_unknown(message, "", found)
+        found.check()
+
+
+def _find_unknown(message: Message, path: str, found: Violations) -> None:
+    """Note the numbers of unknown fields, depth first."""
+    for field in UnknownFieldSet(message):
+        found.unknown(path.rstrip(".") or "request", f"field number {field.field_number} is not known to this server")
+    for descriptor, value in message.ListFields():
+        if descriptor.type != descriptor.TYPE_MESSAGE:
+            continue
+        if descriptor.is_repeated:
+            for number, item in enumerate(value):
+                _find_unknown(item, f"{path}{descriptor.name}[{number}].", found)
+        else:
+            _find_unknown(value, f"{path}{descriptor.name}.", found)
+
+
+def _generation(message: GenerateMessage | pb.ExplainRouteRequest, found: Violations) -> Generation:
+    """Read everything that is said to the model."""
+    tools = conversation.read_tools(message.tools, found)
+    top_logprobs = None
+    if message.HasField("logprobs"):
+        top_logprobs = message.logprobs.top
+        found.number(top_logprobs, "logprobs.top", 0, _MAX_TOP_LOGPROBS)
+    return Generation(
+        messages=conversation.read_messages(message.messages, found),
+        system=conversation.read_parts(message.system, "system", found) if message.system else (),
+        tools=tools,
+        tool_choice=(
+            conversation.read_tool_choice(message.tool_choice, tools, found) if message.HasField("tool_choice") else None
+        ),
+        parallel_tool_calls=message.parallel_tool_calls if message.HasField("parallel_tool_calls") else None,
+        response_format=(
+            conversation.read_response_format(message.response_format, found)
+            if message.HasField("response_format")
+            else None
+        ),
+        sampling=(
+            conversation.read_sampling(message.sampling, found) if message.HasField("sampling") else _NO_SAMPLING
+        ),
+        reasoning=conversation.read_reasoning(message.reasoning, found) if message.HasField("reasoning") else None,
+        top_logprobs=top_logprobs,
+        end_user_id=found.name(message.end_user_id, "end_user_id", 256) if message.end_user_id else "",
+    )
+
+
+def _limits(limits: pb.Limits, found: Violations) -> tuple[RequestedLimits, float]:
+    """Read the limits and the coalescing window."""
+    refuse_fields(limits, "limits.")
+    window = found.duration(limits.coalesce_window, "limits.coalesce_window") or 0.0
+    if window > _MAX_COALESCE:
+        found.add("limits.coalesce_window", "at most 1 second")
+    return (
+        RequestedLimits(
+            found.duration(limits.connect_timeout, "limits.connect_timeout"),
+            found.duration(limits.first_token_timeout, "limits.first_token_timeout"),
+            found.duration(limits.idle_timeout, "limits.idle_timeout"),
+            found.duration(limits.total_timeout, "limits.total_timeout"),
+        ),
+        window,
+    )
+
+
+def _target(target: target_pb2.Target, found: Violations) -> Target:
+    """Read where to go."""
+    refuse_fields(target, "target.")
+    compatibility: dict[str, str | bool] = {}
+    if target.HasField("compatibility"):
+        compatibility = {field.name: value for field, value in target.compatibility.ListFields()}
+    return Target(
+        provider=found.name(target.provider.strip(), "target.provider", 64),
+        model=target.model.strip(),  # routing checks ids, wherever they come from
+        dialect=found.name(target.dialect, "target.dialect", 64),
+        credential_label=found.name(target.credential_label, "target.credential_label", 64),
+        options_json=found.json_object(target.options_json, "target.options_json"),
+        compatibility=compatibility,
+    )
+
+
+def _credentials(
+    credentials: Iterable[ProviderCredentialMessage], found: Violations
+) -> tuple[ProviderCredential, ...]:
+    """Read the keys that came. Which provider a name means, and whether one came twice, routing finds out."""
+    read = []
+    for number, entry in enumerate(credentials):
+        path = f"credentials[{number}]"
+        if number >= _MAX_CREDENTIALS:
+            found.add("credentials", f"at most {_MAX_CREDENTIALS}")
+            break
+        provider = entry.provider.strip()
+        kind = entry.credential.WhichOneof("kind")
+        if not provider and kind != "platform":
+            found.add(f"{path}.provider", "is required")
+        found.name(provider, f"{path}.provider", 64)
+        credential = _credential(entry.credential, kind, f"{path}.credential", found)
+        label = found.name(entry.label, f"{path}.label", 64) if entry.label else ""
+        read.append(ProviderCredential(provider, credential, label))
+    return tuple(read)
+
+
+def _credential(credential: CredentialMessage, kind: str | None, path: str, found: Violations) -> Credential:
+    """Read one credential."""
+    refuse_fields(credential, f"{path}.")
+    match kind:
+        case "api_key":
+            key = credential.api_key
+            return ApiKey(
+                Secret(found.secret(key.key, f"{path}.api_key.key")),
+                found.header_text(key.organization, f"{path}.api_key.organization"),
+                found.header_text(key.project, f"{path}.api_key.project"),
+            )
+        case "bearer_token":
+            return BearerToken(Secret(found.secret(credential.bearer_token.token, f"{path}.bearer_token.token")))
+        case "none":
+            return NoCredential()
+        case _:
+            found.add(path, "its kind is required")
+            return NoCredential()
