@@ -1,0 +1,180 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+
+from keyswitch.v1 import dispatch_service_pb2 as pb
+from keyswitch.v1 import registry_service_pb2
+from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
+from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
+from keyswitch_client.answers import Answer, FoldedStream
+from keyswitch_client.arguments import Arguments
+from keyswitch_client.channels import HEALTH_METHOD, channel_options, health_request, health_status
+from keyswitch_client.errors import KeyswitchError, from_status, incomplete
+from keyswitch_client.events import Event, TextDelta, read_event
+from keyswitch_client.requests import GenerateArguments, build
+
+__all__ = ["AsyncClient", "AsyncStream"]
+
+
+def _translate(error: grpc.aio.AioRpcError) -> KeyswitchError:
+    return from_status(error.code(), error.details(), error.trailing_metadata())
+
+
+class AsyncStream(FoldedStream):
+    """The events of one answer, once through; leaving its context cancels what is still running.
+
+    ::
+
+        async with client.stream(model="sandbox/echo", credentials={"sandbox": "k"}, messages="hi") as stream:
+            async for event in stream:
+                ...
+        print(stream.text, stream.usage)
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, pb.StreamGenerateResponse]) -> None:
+        """Read from *call*."""
+        super().__init__()
+        self._call = call
+        self._events = self._read()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cancel the call if it is still running."""
+        self._call.cancel()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Iterate over what is left of the events."""
+        return self._events
+
+    async def _read(self) -> AsyncIterator[Event]:
+        try:
+            async for response in self._call:
+                for message in response.events:
+                    event = read_event(message)
+                    if event is not None:
+                        self._fold.add(event)
+                        yield event
+        except grpc.aio.AioRpcError as error:
+            raise _translate(error) from None
+        finally:
+            self._call.cancel()
+        if self._fold.finished is None:
+            raise incomplete()
+
+    async def text_deltas(self) -> AsyncIterator[str]:
+        """Iterate over the visible text alone."""
+        async for event in self._events:
+            if isinstance(event, TextDelta):
+                yield event.text
+
+    async def final(self) -> Answer:
+        """Read to the end and return the whole answer."""
+        async for _ in self._events:
+            pass
+        return self._fold.answer()
+
+
+class AsyncClient:
+    """A client of one keyswitch server, an async context manager.
+
+    ::
+
+        async with AsyncClient("127.0.0.1:50551") as client:
+            answer = await client.generate(model="sandbox/echo", credentials={"sandbox": "k"}, messages="hi")
+            print(answer.text)
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50551",
+        *,
+        tls: grpc.ChannelCredentials | None = None,
+        timeout: float | None = 600.0,
+        retries: bool = True,
+    ) -> None:
+        """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds."""
+        options = channel_options(retries=retries)
+        self._target = target
+        self._timeout = timeout
+        self._channel = (
+            grpc.aio.insecure_channel(target, options) if tls is None else grpc.aio.secure_channel(target, tls, options)
+        )
+        self._dispatch = DispatchServiceStub(self._channel)
+        self._registry = RegistryServiceStub(self._channel)
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._target!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the channel."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel; calls that are still running are cancelled."""
+        await self._channel.close()
+
+    async def generate(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> Answer:
+        """Answer a conversation, whole. *timeout* is in seconds. Raises `KeyswitchError`."""
+        request = build(pb.GenerateRequest, GenerateArguments(**arguments))
+        return Answer(await self._unary(self._dispatch.Generate, request, timeout))
+
+    def stream(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> AsyncStream:
+        """Answer a conversation as a stream. *timeout* is in seconds. Reading it raises `KeyswitchError`."""
+        request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
+        return AsyncStream(self._dispatch.StreamGenerate(request, timeout=timeout or self._timeout))
+
+    async def explain(self, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
+        """Say where a call would go, without making it. Raises `KeyswitchError` as the call would."""
+        request = build(pb.ExplainRouteRequest, GenerateArguments(**arguments))
+        response: pb.ExplainRouteResponse = await self._unary(self._dispatch.ExplainRoute, request, None)
+        return response
+
+    async def providers(self, query: str = "") -> list[registry_service_pb2.Provider]:
+        """Return the providers that all words of *query* occur in, sorted by id."""
+        found: list[registry_service_pb2.Provider] = []
+        token = ""
+        while True:
+            request = registry_service_pb2.ListProvidersRequest(query=query, page_token=token)
+            page = await self._unary(self._registry.ListProviders, request, None)
+            found += page.providers
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def registry_info(self) -> registry_service_pb2.GetRegistryInfoResponse:
+        """Return which registry and version the server has."""
+        request = registry_service_pb2.GetRegistryInfoRequest()
+        response: registry_service_pb2.GetRegistryInfoResponse = await self._unary(
+            self._registry.GetRegistryInfo, request, None
+        )
+        return response
+
+    async def health(self, service: str = "") -> str:
+        """Return the health of a service, for example `SERVING`; of the whole server if the name is empty."""
+        check = self._channel.unary_unary(
+            HEALTH_METHOD, request_serializer=health_request, response_deserializer=health_status
+        )
+        status: str = await self._unary(check, service, None)
+        return status
+
+    async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:
+        """Make a unary call."""
+        try:
+            return await method(request, timeout=timeout or self._timeout)
+        except grpc.aio.AioRpcError as error:
+            raise _translate(error) from None

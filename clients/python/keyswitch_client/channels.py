@@ -1,0 +1,63 @@
+"""Channels to a server: options, and the retries that gRPC itself makes."""
+
+from __future__ import annotations
+
+import json
+
+__all__ = ["HEALTH_METHOD", "channel_options", "health_request", "health_status"]
+
+_MAX_MESSAGE = 36 * 1024 * 1024
+
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "keyswitch.v1.DispatchService"}, {"service": "keyswitch.v1.RegistryService"}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+}
+
+
+def channel_options(*, retries: bool) -> list[tuple[str, str | int]]:
+    """Return the options of a channel.
+
+    Retries are gRPC's: a call that found no server, or a server that said so before its first message. The service
+    forbids them where a provider may have been called.
+    """
+    options: list[tuple[str, str | int]] = [
+        ("grpc.max_receive_message_length", _MAX_MESSAGE),
+        ("grpc.max_send_message_length", _MAX_MESSAGE),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.enable_retries", int(retries)),
+    ]
+    if retries:
+        options.append(("grpc.service_config", json.dumps(_SERVICE_CONFIG)))
+    return options
+
+
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+_STATUSES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
+
+
+def health_request(service: str) -> bytes:
+    """Serialise `grpc.health.v1.HealthCheckRequest`: one string, field 1.
+
+    grpcio-health-checking has the message, but needs a newer protobuf than a client may have.
+    """
+    name = service.encode()
+    if len(name) > 127:  # noqa: PLR2004 - the largest length that takes one byte, more than any service's name
+        raise ValueError("the service's name is too long")
+    return b"\x0a" + bytes([len(name)]) + name if name else b""
+
+
+def health_status(response: bytes) -> str:
+    """Read `grpc.health.v1.HealthCheckResponse`: one enum, field 1, absent for UNKNOWN."""
+    return _STATUSES.get(response[1] if response[:1] == b"\x08" else 0, "UNKNOWN")

@@ -1,0 +1,210 @@
+"""What a failed call raises.
+
+::
+
+    KeyswitchError
+    ├── InvalidRequestError     the request, or what it refers to, has to be changed
+    ├── CredentialError         the key is missing, refused, not permitted or out of credit
+    ├── ContentRefusedError     the provider's policy refused the content
+    ├── UnsupportedError        the provider cannot do it, or this server cannot yet
+    ├── RateLimitedError        too much for now: the provider's limit, or this service's
+    ├── ProviderError           the provider failed or answered nonsense
+    │   └── TruncatedError      its answer ended before it was complete
+    ├── DeadlineError           a time limit passed
+    ├── CallerError             this service does not know or allow the caller
+    ├── UnavailableError        the service cannot be reached
+    └── InternalError           a bug of the service
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from keyswitch.v1 import error_pb2, usage_pb2
+
+__all__ = [
+    "BY_REASON", "CallerError", "ContentRefusedError", "CredentialError", "DeadlineError", "InternalError",
+    "InvalidRequestError", "KeyswitchError", "ProviderError", "RateLimitedError", "TruncatedError", "UnavailableError",
+    "UnsupportedError", "from_status", "incomplete",
+]  # fmt: skip
+
+
+class KeyswitchError(Exception):
+    """A call failed."""
+
+    def __init__(
+        self, code: grpc.StatusCode, message: str, failure: error_pb2.DispatchFailure, reason: str = ""
+    ) -> None:
+        """Build from a status and its detail; the detail is empty where the status carried none."""
+        super().__init__(f"{reason or code.name}: {message}")
+        self.code = code
+        """gRPC's status code."""
+        self.message = message
+        self.reason = reason
+        """Why, for example `MISSING_CREDENTIAL`; empty where the service did not say, as it cannot be reached."""
+        self.retryable: bool = failure.retryable
+        """Whether the same request may succeed when it is sent again, without being billed twice."""
+        self.retry_after: float | None = (
+            failure.retry_after.ToTimedelta().total_seconds() if failure.HasField("retry_after") else None
+        )
+        """Seconds to wait before that; None if nothing is known."""
+        self.origin = error_pb2.ErrorOrigin.Name(failure.origin).removeprefix("ERROR_ORIGIN_")
+        """Who has to act: `CALLER`, `GATEWAY` or `PROVIDER`; `UNSPECIFIED` where the service did not say."""
+        self.provider: str = failure.provider
+        self.model: str = failure.model
+        self.field: str = failure.field
+        """The request field at fault; empty if none is."""
+        self.upstream_status: int | None = failure.upstream_status if failure.HasField("upstream_status") else None
+        self.upstream_code: str = failure.upstream_code
+        self.upstream_request_id: str = failure.upstream_request_id
+        self.receipt = usage_pb2.Receipt(attempts=failure.attempts)
+        """What was done before it failed."""
+        self.partial_usage: usage_pb2.Usage | None = (
+            failure.partial_usage if failure.HasField("partial_usage") else None
+        )
+        self.violations: tuple[tuple[str, str], ...] = ()
+        """Fields that are wrong, each with what it should have been."""
+
+
+class InvalidRequestError(KeyswitchError):
+    """The request, or what it refers to, has to be changed."""
+
+
+class CredentialError(KeyswitchError):
+    """The key is missing, refused, not permitted or out of credit."""
+
+
+class ContentRefusedError(KeyswitchError):
+    """The provider's policy refused the content."""
+
+
+class UnsupportedError(KeyswitchError):
+    """The provider cannot do it, or this server cannot yet."""
+
+
+class RateLimitedError(KeyswitchError):
+    """Too much for now."""
+
+
+class ProviderError(KeyswitchError):
+    """The provider failed or answered nonsense."""
+
+
+class TruncatedError(ProviderError):
+    """The answer ended before it was complete."""
+
+
+class DeadlineError(KeyswitchError):
+    """A time limit passed."""
+
+
+class CallerError(KeyswitchError):
+    """This service does not know or allow the caller."""
+
+
+class UnavailableError(KeyswitchError):
+    """The service cannot be reached."""
+
+
+class InternalError(KeyswitchError):
+    """A bug of the service."""
+
+
+BY_REASON: Mapping[str, type[KeyswitchError]] = MappingProxyType(
+    {
+        "INVALID_REQUEST": InvalidRequestError,
+        "UNKNOWN_FIELD": InvalidRequestError,
+        "UNKNOWN_PROVIDER": InvalidRequestError,
+        "PROVIDER_REQUIRED": InvalidRequestError,
+        "MODEL_REQUIRED": InvalidRequestError,
+        "UNROUTABLE_MODEL": InvalidRequestError,
+        "AMBIGUOUS_MODEL": InvalidRequestError,
+        "MISSING_CREDENTIAL": CredentialError,
+        "PLATFORM_NOT_ALLOWED": CredentialError,
+        "CREDENTIAL_UNREADABLE": CredentialError,
+        "INVALID_CREDENTIAL": CredentialError,
+        "CREDENTIAL_NOT_PERMITTED": CredentialError,
+        "INSUFFICIENT_CREDIT": CredentialError,
+        "PROVIDER_REJECTED_REQUEST": InvalidRequestError,
+        "MODEL_NOT_FOUND": InvalidRequestError,
+        "CONTEXT_OVERFLOW": InvalidRequestError,
+        "CONTENT_REFUSED": ContentRefusedError,
+        "PROVIDER_RATE_LIMITED": RateLimitedError,
+        "PROVIDER_OVERLOADED": ProviderError,
+        "PROVIDER_UNAVAILABLE": ProviderError,
+        "OVERLOADED": RateLimitedError,
+        "STREAM_TRUNCATED": TruncatedError,
+        "PROVIDER_PROTOCOL_ERROR": ProviderError,
+        "INVALID_ENDPOINT": InvalidRequestError,
+        "BLOCKED_ENDPOINT": InvalidRequestError,
+        "FIRST_TOKEN_TIMEOUT": DeadlineError,
+        "IDLE_TIMEOUT": DeadlineError,
+        "TOTAL_TIMEOUT": DeadlineError,
+        "UNSUPPORTED_FEATURE": UnsupportedError,
+        "NOT_YET_AVAILABLE": UnsupportedError,
+        "DISABLED_BY_POLICY": CallerError,
+        "CALLER_UNAUTHENTICATED": CallerError,
+        "CALLER_NOT_PERMITTED": CallerError,
+        "CALLER_LIMITED": RateLimitedError,
+        "INTERNAL": InternalError,
+    }
+)
+"""The class of every reason."""
+
+_BY_CODE: Mapping[grpc.StatusCode, type[KeyswitchError]] = {
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RateLimitedError,
+    grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
+    grpc.StatusCode.UNAUTHENTICATED: CallerError,
+    grpc.StatusCode.PERMISSION_DENIED: CallerError,
+    grpc.StatusCode.INTERNAL: InternalError,
+}
+
+
+def from_status(
+    code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[tuple[str, str | bytes]] | None
+) -> KeyswitchError:
+    """Return the error for a status other than OK; one without readable details is told apart by its code."""
+    failure, reason = error_pb2.DispatchFailure(), ""
+    violations: list[tuple[str, str]] = []
+    for detail in _details(trailing_metadata):
+        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Is(failure.DESCRIPTOR):
+            detail.Unpack(failure)
+        elif detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+            reason = info.reason
+        elif detail.Is(bad_request.DESCRIPTOR):
+            detail.Unpack(bad_request)
+            violations += [(violation.field, violation.description) for violation in bad_request.field_violations]
+    kind = BY_REASON.get(reason) or _BY_CODE.get(code, KeyswitchError)
+    error = kind(code, message or "no explanation was given", failure, reason)
+    error.violations = tuple(violations)
+    return error
+
+
+def incomplete() -> TruncatedError:
+    """Return the error for a stream that ended with OK but without `Finished`, which no keyswitch server does."""
+    failure = error_pb2.DispatchFailure(reason=error_pb2.ERROR_REASON_STREAM_TRUNCATED)
+    return TruncatedError(
+        grpc.StatusCode.ABORTED, "the stream ended without saying that it was complete", failure, "STREAM_TRUNCATED"
+    )
+
+
+def _details(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[AnyMessage]:
+    """Return the details of a status, none if they are missing or not readable."""
+    for key, value in metadata or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []

@@ -1,0 +1,156 @@
+"""Requests from plain Python values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from keyswitch.v1 import conversation_pb2, credential_pb2, dispatch_service_pb2
+
+__all__ = ["ApiKey", "BearerToken", "Credentials", "GenerateArguments", "Key", "Messages", "build", "credential_messages",
+           "user"]
+
+
+class _Hidden:
+    """Shows nothing of what it holds."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}([secret])"
+
+    __str__ = __repr__
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class ApiKey(_Hidden):
+    """An API key, with the organization and project to bill and a label that tells several keys apart."""
+
+    key: str
+    organization: str = ""
+    project: str = ""
+    label: str = ""
+
+    def message(self) -> credential_pb2.Credential:
+        """Return the contract's message."""
+        key = credential_pb2.ApiKey(key=self.key, organization=self.organization, project=self.project)
+        return credential_pb2.Credential(api_key=key)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class BearerToken(_Hidden):
+    """A short-lived access token."""
+
+    token: str
+    label: str = ""
+
+    def message(self) -> credential_pb2.Credential:
+        """Return the contract's message."""
+        return credential_pb2.Credential(bearer_token=credential_pb2.BearerToken(token=self.token))
+
+
+Key: TypeAlias = str | ApiKey | BearerToken | credential_pb2.Credential
+Credentials: TypeAlias = Mapping[str, Key | Sequence[ApiKey | BearerToken]]
+"""Keys by provider; a plain string is an API key."""
+Messages: TypeAlias = str | Iterable[conversation_pb2.Message]
+"""A conversation; a plain string is one message of the user's."""
+_Request = TypeVar(
+    "_Request",
+    dispatch_service_pb2.GenerateRequest,
+    dispatch_service_pb2.StreamGenerateRequest,
+    dispatch_service_pb2.ExplainRouteRequest,
+)
+
+
+def user(text: str) -> conversation_pb2.Message:
+    """Return a message of the user's."""
+    part = conversation_pb2.Part(text=conversation_pb2.TextPart(text=text))
+    return conversation_pb2.Message(role=conversation_pb2.ROLE_USER, parts=[part])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateArguments:
+    """What `generate`, `stream` and `explain` take; everything is optional there except the messages.
+
+    Anything rarer than these goes into *request*, a message of the contract that they are added to.
+    """
+
+    messages: Messages = ()
+    system: str = ""
+    provider: str = ""
+    model: str = ""
+    credentials: Credentials = dataclasses.field(default_factory=dict, repr=False)
+    tools: Sequence[conversation_pb2.Tool] = ()
+    tool_choice: conversation_pb2.ToolChoice | None = None
+    response_format: conversation_pb2.ResponseFormat | None = None
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    stop_sequences: Sequence[str] = ()
+    reasoning_effort: str = ""
+    """`none`, `minimal`, `low`, `medium`, `high` or `max`; the provider's default if empty."""
+    options: Mapping[str, Any] | str = ""
+    """Anything that the contract does not name, merged into the provider's request."""
+    coalesce_window: float = 0.0
+    """Seconds for which events are gathered before they are sent."""
+    request: dispatch_service_pb2.GenerateRequest | None = dataclasses.field(default=None, repr=False)
+
+
+def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
+    """Return a request. `GenerateRequest` and its siblings are the same field by field."""
+    request = kind()
+    if arguments.request is not None:
+        request.MergeFromString(arguments.request.SerializeToString())
+    if arguments.provider:
+        request.target.provider = arguments.provider
+    if arguments.model:
+        request.target.model = arguments.model
+    if arguments.options:
+        options = arguments.options
+        request.target.options_json = options if isinstance(options, str) else json.dumps(options)
+    request.credentials.extend(credential_messages(arguments.credentials))
+    if arguments.system:
+        request.system.add().text.text = arguments.system
+    messages = arguments.messages
+    request.messages.extend([user(messages)] if isinstance(messages, str) else messages)
+    request.tools.extend(arguments.tools)
+    if arguments.tool_choice is not None:
+        request.tool_choice.CopyFrom(arguments.tool_choice)
+    if arguments.response_format is not None:
+        request.response_format.CopyFrom(arguments.response_format)
+    if arguments.temperature is not None:
+        request.sampling.temperature = arguments.temperature
+    if arguments.max_output_tokens is not None:
+        request.sampling.max_output_tokens = arguments.max_output_tokens
+    request.sampling.stop_sequences.extend(arguments.stop_sequences)
+    if not request.sampling.ListFields():
+        request.ClearField("sampling")
+    if arguments.reasoning_effort:
+        name = f"REASONING_EFFORT_{arguments.reasoning_effort.upper()}"
+        request.reasoning.effort = conversation_pb2.ReasoningEffort.Value(name)
+    if arguments.coalesce_window:
+        nanos = round(arguments.coalesce_window * 1e9)
+        request.limits.coalesce_window.CopyFrom(Duration(seconds=nanos // 10**9, nanos=nanos % 10**9))
+    return request
+
+
+def credential_messages(credentials: Credentials) -> list[credential_pb2.ProviderCredential]:
+    """Return the contract's messages for keys."""
+    messages = []
+    for provider, value in credentials.items():
+        keys: Iterable[Key] = (
+            value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        )
+        for key in keys:
+            label = ""
+            if isinstance(key, str):
+                credential = ApiKey(key).message()
+            elif isinstance(key, credential_pb2.Credential):
+                credential = key
+            else:
+                credential, label = key.message(), key.label
+            messages.append(credential_pb2.ProviderCredential(provider=provider, label=label, credential=credential))
+    return messages

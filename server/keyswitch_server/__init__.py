@@ -1,0 +1,1 @@
+"""The gRPC server: services, health, reflection, settings and logging around the engine."""

@@ -1,0 +1,183 @@
+"""The dispatch service: admission, deadline, and one log line a call around the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any, override
+
+import grpc
+
+from keyswitch.v1 import dispatch_service_pb2 as pb
+from keyswitch.v1 import dispatch_service_pb2_grpc as pb_grpc
+from keyswitch_bridge.requests import GenerateCall, GenerateMessage, RequestedLimits, read_explain, read_generate
+from keyswitch_bridge.responses import batches, generate_response, route_message
+from keyswitch_bridge.status import CODES
+from keyswitch_engine.dispatch import Call, Dispatcher, TimeLimits
+from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
+from keyswitch_engine.events import Event, Finished
+from keyswitch_engine.registry import Registry
+from keyswitch_engine.route import Route
+from keyswitch_engine.routing import resolve
+from keyswitch_server.logging import Logger, log_fields
+
+__all__ = ["DispatchService"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_RETRY_SECONDS = 1.0
+
+
+class DispatchService(pb_grpc.DispatchServiceServicer):
+    """Serves `keyswitch.v1.DispatchService`."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        limits: TimeLimits,
+        *,
+        max_total: float,
+        max_calls: int,
+        max_message_bytes: int,
+        log: Logger,
+    ) -> None:
+        """Dispatch through *dispatcher*; limits are seconds."""
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._max_total = max_total
+        self._max_calls = max_calls
+        self._max_message_bytes = max_message_bytes
+        self._log = log
+        self._calls = 0
+
+    @override
+    async def Generate(  # type: ignore[override] # the generated base is synchronous
+        self, request: pb.GenerateRequest, context: Context
+    ) -> pb.GenerateResponse:
+        """Answer a conversation, whole."""
+        with self._admitted("Generate") as line:
+            call = self._call(request, context, line)
+            events = await self._dispatcher.generate(call)
+            line.finished(events[-1])
+            response = generate_response(events)
+            if response.ByteSize() > self._max_message_bytes:
+                raise DispatchError(
+                    Reason.PROVIDER_PROTOCOL_ERROR, "the answer is too large for one message; use StreamGenerate"
+                )
+            return response
+
+    @override
+    async def StreamGenerate(  # type: ignore[override] # the generated base is synchronous
+        self, request: pb.StreamGenerateRequest, context: Context
+    ) -> None:
+        """Answer a conversation as a stream."""
+        with self._admitted("StreamGenerate") as line:
+            call = self._call(request, context, line)
+
+            async def write(events: list[Event]) -> None:
+                for response in batches(events):
+                    await context.write(response)
+                line.finished(events[-1])
+
+            await self._dispatcher.stream(call, write)
+
+    @override
+    async def ExplainRoute(  # type: ignore[override] # the generated base is synchronous
+        self, request: pb.ExplainRouteRequest, context: Context
+    ) -> pb.ExplainRouteResponse:
+        """Say where a request would go."""
+        call = read_explain(request)
+        return pb.ExplainRouteResponse(routes=[route_message(resolve(self._registry, call.target, call.credentials))])
+
+    @contextlib.contextmanager
+    def _admitted(self, method: str) -> Iterator[_Line]:
+        """Count a call among those in flight, and log how it ended."""
+        line = _Line(self._log, method)
+        if self._calls >= self._max_calls:
+            error = DispatchError(Reason.OVERLOADED, f"{self._max_calls} calls are in flight; try again later")
+            error.retry_after = _RETRY_SECONDS
+            line.failed(error)
+            raise error
+        self._calls += 1
+        try:
+            yield line
+        except DispatchError as error:
+            line.failed(error)
+            raise
+        except asyncio.CancelledError:
+            line.ended("CANCELLED")
+            raise
+        finally:
+            self._calls -= 1
+        line.ended("OK")
+
+    def _call(self, request: GenerateMessage, context: Context, line: _Line) -> Call:
+        """Validate and route a request."""
+        asked = read_generate(request)
+        route = line.route = resolve(self._registry, asked.target, asked.credentials)
+        remaining = context.time_remaining()
+        return Call(
+            generation=asked.generation,
+            route=route,
+            limits=self._bounded(asked.limits),
+            received_at=line.received_at,
+            deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+            coalesce_window=asked.coalesce_window,
+        )
+
+    def _bounded(self, asked: RequestedLimits) -> TimeLimits:
+        """Return the limits in force."""
+        defaults = self._limits
+        if asked.total is not None and asked.total > self._max_total:
+            raise InvalidRequest([Violation("limits.total_timeout", f"at most {self._max_total:g} seconds here")])
+        total = min(asked.total or defaults.total, self._max_total)
+        return TimeLimits(
+            connect=min(asked.connect or defaults.connect, total),
+            first_token=min(asked.first_token or defaults.first_token, total),
+            idle=min(asked.idle or defaults.idle, total),
+            total=total,
+        )
+
+
+class _Line:
+    """The log line of one call."""
+
+    def __init__(self, log: Logger, method: str) -> None:
+        self._log = log
+        self._method = method
+        self._loop = asyncio.get_running_loop()
+        self._fields: dict[str, Any] = {}
+        self.received_at = self._loop.time()
+        self.route: Route | None = None
+
+    def finished(self, event: Event) -> None:
+        """Note the counts of an answer that is complete."""
+        if isinstance(event, Finished):
+            usage = event.ending.usage
+            last = event.receipt.attempts[-1]
+            self._fields |= {
+                "input_tokens": usage.input_tokens if usage is not None else None,
+                "output_tokens": usage.output_tokens if usage is not None else None,
+                "upstream_status": last.upstream_status,
+                "upstream_request_id": last.upstream_request_id,
+            }
+
+    def failed(self, error: DispatchError) -> None:
+        """Log a failure by its reason; its message stays between us and the caller."""
+        self._fields |= {
+            "reason": error.reason.value,
+            "upstream_status": error.upstream_status,
+            "upstream_request_id": error.upstream_request_id,
+        }
+        self.ended(CODES[error.reason].name)
+
+    def ended(self, code: str) -> None:
+        """Log how the call ended."""
+        route = self.route
+        fields = self._fields
+        if route is not None:
+            fields |= {"provider": route.provider.id, "model": route.model, "dialect": route.dialect.dialect.name}
+        duration = round((self._loop.time() - self.received_at) * 1000, 1)
+        self._log.info("call", method=self._method, code=code, duration_ms=duration, **log_fields(fields))

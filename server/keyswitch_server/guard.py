@@ -1,0 +1,141 @@
+"""Every RPC ends with a status.
+
+grpc.aio sends no status at all for a stray `CancelledError` or a `BaseExceptionGroup`, sends the text of other exceptions
+to the client, and dies of `SystemExit`. This interceptor, outermost of all, turns each into a status that tells nothing
+of the inside but an incident id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, override
+
+import grpc
+
+from keyswitch_bridge.not_yet import RPCS, refuse_field
+from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
+from keyswitch_engine.errors import DispatchError
+from keyswitch_server.logging import Logger, places
+
+__all__ = ["Guard"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Wraps every handler, those of health and reflection too."""
+
+    def __init__(self, log: Logger) -> None:
+        """Log incidents to *log*."""
+        self._log = log
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @override
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the wrapped handler of a method; wrapped once, since handlers never change."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # type: ignore[redundant-expr] # grpc returns None for a method that nobody serves
+                return handler
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
+        return wrapped
+
+    async def wait_idle(self) -> None:
+        """Wait until every handler has ended, its cleaning up included: `Server.stop` may return before that."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap a handler of any kind."""
+        codecs = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if method in RPCS:
+            return grpc.unary_unary_rpc_method_handler(self._guarded(method, _refuse(method)), **codecs)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler.unary_unary), **codecs)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._guarded(method, _written(handler.unary_stream)), **codecs)
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                self._guarded(method, _written(handler.stream_stream)), **codecs
+            )
+        raise TypeError(f"{method}: client streaming is not served")
+
+    def _guarded(self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+        """Run a behaviour so that it ends with an answer or a status."""
+
+        async def guarded(request: Any, context: Context) -> Any:
+            task = asyncio.current_task()
+            if task is None:
+                raise RuntimeError("a handler runs in a task")
+            self._tasks.add(task)
+            try:
+                return await behaviour(request, context)
+            except DispatchError as error:
+                await _abort(context, rpc_failure(error))
+            except grpc.aio.AbortError:
+                raise
+            except asyncio.CancelledError as error:
+                if task.cancelling():
+                    raise
+                await self._incident(method, context, error)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the RPC has to end with a status
+                if type(error).__name__ == "ExecuteBatchError":  # a write to a client that went away, says grpc so
+                    raise asyncio.CancelledError from None
+                await self._incident(method, context, error)
+            finally:
+                self._tasks.discard(task)
+
+        return guarded
+
+    async def _incident(self, method: str, context: Context, error: BaseException) -> NoReturn:
+        """Log a bug of ours by its type and places, and end the call with its id."""
+        incident = secrets.token_hex(8)
+        self._log.error(
+            "incident",
+            method=method,
+            incident=incident,
+            exception_type=type(error).__name__,
+            exception_places=places(error),
+        )
+        await _abort(context, internal_failure(incident))
+
+
+async def _abort(context: Context, failure: RpcFailure) -> NoReturn:
+    """End a call with a status."""
+    await context.abort(failure.code, failure.message, failure.trailing_metadata)
+
+
+def _refuse(method: str) -> Callable[[Any, Context], Awaitable[Any]]:
+    """Return a behaviour for an rpc that is not built yet."""
+    rpc = method.rpartition("/")[2]
+
+    async def refuse(request: object, context: Context) -> None:
+        raise refuse_field(rpc)
+
+    return refuse
+
+
+def _written(behaviour: Any) -> Callable[[Any, Context], Awaitable[None]]:
+    """Return a behaviour that writes its responses, whether the given one does so or yields them."""
+
+    async def written(request: Any, context: Context) -> None:
+        result = behaviour(request, context)
+        if hasattr(result, "__aiter__"):
+            async for response in result:
+                await context.write(response)
+        else:
+            await result
+
+    return written

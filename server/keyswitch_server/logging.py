@@ -1,0 +1,89 @@
+"""Logging: JSON lines on stderr, by allow-list.
+
+What is logged is chosen, nothing is dumped: a key that is not listed here is dropped, and of an exception only its type
+and the places it passed are kept, since texts of exceptions hold what users sent. The standard library's loggers go the
+same way; gRPC logs tracebacks there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["ALLOWED", "Logger", "configure", "places"]
+
+ALLOWED = frozenset(
+    {
+        "event", "level", "timestamp", "logger",
+        "method", "code", "reason", "provider", "model", "dialect", "duration_ms",
+        "upstream_status", "upstream_request_id", "input_tokens", "output_tokens", "attempts", "incident",
+        "exception_type", "exception_places", "listening", "version", "registry", "provider_count",
+        "egress_private_networks", "egress_plain_http_hosts", "signal", "calls_in_flight", "fields_dropped",
+    }
+)  # fmt: skip
+"""Every key that may appear in a log line."""
+
+
+def places(error: BaseException) -> list[str]:
+    """Return where an exception passed, innermost last: file, line and function, without any text of its own."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+def _allow(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Drop what is not listed, and say how much that was."""
+    dropped = [key for key in event if key not in ALLOWED]
+    for key in dropped:
+        del event[key]
+    if dropped:
+        event["fields_dropped"] = len(dropped)
+    return event
+
+
+class _ForeignHandler(logging.Handler):
+    """Passes on records of the standard library's loggers: who, how bad, and what kind of exception; no text."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"logger": record.name}
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            fields |= {"exception_type": type(error).__name__, "exception_places": places(error)}
+        self._log.log(record.levelno, "library message", **fields)
+
+
+Logger = structlog.typing.FilteringBoundLogger
+"""What the server logs to."""
+
+
+def configure(level: str, stream: Any = None) -> Logger:
+    """Set up logging for the process and return the logger."""
+    log: Logger = structlog.wrap_logger(
+        structlog.WriteLogger(stream or sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _allow,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    ).bind()
+    logging.basicConfig(level=logging.WARNING, handlers=[_ForeignHandler(log)], force=True)
+    return log
+
+
+def log_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is not known."""
+    return {key: value for key, value in values.items() if value not in (None, "")}

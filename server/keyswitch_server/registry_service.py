@@ -1,0 +1,86 @@
+"""The registry service: what this server knows of providers."""
+
+from __future__ import annotations
+
+from typing import Any, override
+
+import grpc
+
+from keyswitch.v1 import registry_service_pb2 as pb
+from keyswitch.v1 import registry_service_pb2_grpc as pb_grpc
+from keyswitch_bridge.requests import refuse_unknown
+from keyswitch_bridge.responses import provider_message
+from keyswitch_engine.errors import InvalidRequest, Violation
+from keyswitch_engine.registry import SCHEMA_VERSION, Provider, Registry
+from keyswitch_engine.routing import find_provider
+
+__all__ = ["MIN_CLIENT_VERSION", "RegistryService"]
+
+MIN_CLIENT_VERSION = "0.1.0"
+"""Oldest client library that is understood fully."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_DEFAULT_PAGE, _MAX_PAGE = 100, 1000
+
+
+class RegistryService(pb_grpc.RegistryServiceServicer):
+    """Serves `keyswitch.v1.RegistryService`."""
+
+    def __init__(self, registry: Registry, version: str) -> None:
+        """Tell of *registry*, as a server of *version*."""
+        self._registry = registry
+        self._version = version
+
+    @override
+    async def ListProviders(  # type: ignore[override] # the generated base is synchronous
+        self, request: pb.ListProvidersRequest, context: Context
+    ) -> pb.ListProvidersResponse:
+        """Return a page of providers."""
+        refuse_unknown(request)
+        if request.page_size > _MAX_PAGE:
+            raise InvalidRequest([Violation("page_size", f"at most {_MAX_PAGE}")])
+        after = request.page_token
+        if after and after not in self._registry.providers:
+            raise InvalidRequest([Violation("page_token", "must be the next_page_token of the page before")])
+        words = request.query.lower().split()
+        matching = [
+            provider
+            for provider in self._registry.providers.values()
+            if provider.id > after and _matches(provider, words)
+        ]
+        page = matching[: request.page_size or _DEFAULT_PAGE]
+        return pb.ListProvidersResponse(
+            providers=[provider_message(provider) for provider in page],
+            next_page_token=page[-1].id if len(page) < len(matching) else "",
+        )
+
+    @override
+    async def GetProvider(  # type: ignore[override] # the generated base is synchronous
+        self, request: pb.GetProviderRequest, context: Context
+    ) -> pb.GetProviderResponse:
+        """Return one provider."""
+        refuse_unknown(request)
+        if not request.provider:
+            raise InvalidRequest([Violation("provider", "is required")])
+        provider = find_provider(self._registry, request.provider, field="provider")
+        return pb.GetProviderResponse(provider=provider_message(provider))
+
+    @override
+    async def GetRegistryInfo(  # type: ignore[override] # the generated base is synchronous
+        self, request: pb.GetRegistryInfoRequest, context: Context
+    ) -> pb.GetRegistryInfoResponse:
+        """Return the registry's identity."""
+        refuse_unknown(request)
+        return pb.GetRegistryInfoResponse(
+            schema_version=SCHEMA_VERSION,
+            fingerprint=self._registry.fingerprint,
+            server_version=self._version,
+            min_client_version=MIN_CLIENT_VERSION,
+            provider_count=len(self._registry.providers),
+        )
+
+
+def _matches(provider: Provider, words: list[str]) -> bool:
+    """Tell whether every word occurs in a provider's id, name or aliases."""
+    text = " ".join((provider.id, provider.name, *provider.aliases)).lower()
+    return all(word in text for word in words)

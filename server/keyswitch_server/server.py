@@ -1,0 +1,140 @@
+"""The composition root: builds everything, passes it in, and takes it down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import signal
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from keyswitch.v1 import dispatch_service_pb2_grpc, registry_service_pb2_grpc
+from keyswitch_engine import registry
+from keyswitch_engine.dispatch import Dispatcher
+from keyswitch_engine.egress import Egress
+from keyswitch_server.dispatch_service import DispatchService
+from keyswitch_server.guard import Guard
+from keyswitch_server.health import Health
+from keyswitch_server.logging import Logger
+from keyswitch_server.reflection import add_reflection
+from keyswitch_server.registry_service import RegistryService
+from keyswitch_server.settings import Settings
+
+__all__ = ["ListenError", "serve"]
+
+_SERVICES = ("keyswitch.v1.DispatchService", "keyswitch.v1.RegistryService")
+_SHOWN = (*_SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
+
+
+class ListenError(Exception):
+    """The server cannot listen where it was told to; the message says why."""
+
+
+async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then let calls finish; a second signal stops at once.
+
+    *on_listening* gets HOST:PORT once calls are accepted.
+
+    Raises:
+        RegistryError: a provider file is invalid.
+        ListenError: the address cannot be listened on, for example since its port is in use.
+    """
+    providers = registry.load(settings.providers, settings.base_urls())
+    version = importlib.metadata.version("keyswitch")
+    guard = Guard(log)
+    async with Egress(settings.egress_policy()) as egress:
+        server = grpc.aio.server(interceptors=[guard], options=_options(settings))
+        dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
+            DispatchService(
+                providers,
+                Dispatcher(egress),
+                settings.limits(),
+                max_total=settings.max_total_timeout,
+                max_calls=settings.max_calls,
+                max_message_bytes=settings.max_message_bytes,
+                log=log,
+            ),
+            server,
+        )
+        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(providers, version), server)
+        health = Health(_SERVICES)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        if settings.reflection:
+            add_reflection(server, _SHOWN)
+        address = _listen(server, settings.listen)
+        await server.start()
+        health.set_all(serving=True)
+        log.info(
+            "listening",
+            listening=address,
+            version=version,
+            registry=providers.fingerprint,
+            provider_count=len(providers.providers),
+            egress_private_networks=[str(network) for network in settings.egress_private_networks],
+            egress_plain_http_hosts=sorted(settings.egress_plain_http_hosts),
+        )
+        on_listening(address)
+        await _until_stopped(server, health, guard, settings, log)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Return the transport's options; `so_reuseport` would let a second server take half of the calls in silence."""
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(settings.max_total_timeout * 1000)),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _listen(server: grpc.aio.Server, listen: str) -> str:
+    """Bind the address, and return it with the port that it got."""
+    host = listen.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ListenError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's") from error
+    return f"{host}:{port}"
+
+
+async def _until_stopped(
+    server: grpc.aio.Server, health: Health, guard: Guard, settings: Settings, log: Logger
+) -> None:
+    """Wait for a signal, then stop: report it, drain, let calls finish, and wait for their cleaning up."""
+    stop, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal(name: str) -> None:
+        log.info("stopping", signal=name)
+        (at_once if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number.name)
+    try:
+        await stop.wait()
+        health.set_all(serving=False)
+        if settings.drain_seconds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(at_once.wait(), settings.drain_seconds)
+        stopping = asyncio.ensure_future(server.stop(settings.grace_seconds))
+        hurried = asyncio.ensure_future(at_once.wait())
+        await asyncio.wait((stopping, hurried), return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stopping.done():
+            await server.stop(0)
+            await stopping
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(guard.wait_idle(), 5.0)
+        log.info("stopped")
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,147 @@
+"""Settings of the server: one TOML file and the environment, each setting documented here.
+
+An explicit argument beats the environment, which beats the file, which beats the default. Every setting `name` is the
+environment variable `KEYSWITCH_NAME`, lists and tables as JSON. The environment is read nowhere else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import pathlib
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from keyswitch_engine.deadline import TimeLimits
+from keyswitch_engine.egress import EgressPolicy
+
+__all__ = ["InvalidSettingsError", "Settings", "load"]
+
+
+class InvalidSettingsError(Exception):
+    """A setting is not valid; the message names it and says what it should have been."""
+
+
+_Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """The server's settings; immutable."""
+
+    model_config = SettingsConfigDict(env_prefix="KEYSWITCH_", extra="forbid", frozen=True)
+
+    listen: str = Field(
+        "127.0.0.1:50551",
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):\d{1,5}$",
+        description="Address to listen on, HOST:PORT; port 0 takes a free one. Without TLS only a loopback address.",
+    )
+    insecure_listen: bool = Field(
+        default=False,
+        description="Allows listening without TLS on an address that is not loopback. Keys then travel unencrypted.",
+    )
+    providers: tuple[pathlib.Path, ...] = Field(
+        (), description="Directories of provider files that add to the built-in ones or replace those of the same id."
+    )
+    sandbox_url: str = Field(
+        "", description="Base URL of a running sandbox, for example `http://127.0.0.1:50552`; empty for its default."
+    )
+    egress_private_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
+        (), description="Networks in CIDR form that providers may be reached in although they are not public."
+    )
+    egress_plain_http_hosts: frozenset[str] = Field(
+        frozenset(), description="Hosts, without port, that may be called by plain http."
+    )
+    connect_timeout: _Seconds = Field(10.0, description="Seconds until a connection to a provider is usable.")
+    first_token_timeout: _Seconds = Field(120.0, description="Seconds until a provider begins to answer.")
+    idle_timeout: _Seconds = Field(60.0, description="Seconds of silence in the middle of an answer.")
+    total_timeout: _Seconds = Field(600.0, description="Seconds for a whole call that has no deadline of its own.")
+    max_total_timeout: _Seconds = Field(3600.0, description="Seconds that no call exceeds, whatever it asks for.")
+    max_calls: int = Field(
+        1000, ge=1, description="Calls in flight at once; further ones are refused as OVERLOADED and may be retried."
+    )
+    max_message_bytes: int = Field(
+        32 * _MEBIBYTE, ge=_MEBIBYTE, le=256 * _MEBIBYTE, description="Largest request, and largest whole answer, in bytes."
+    )
+    max_concurrent_streams: int = Field(1000, ge=1, description="RPCs at once on one connection.")
+    max_connection_age: _Seconds = Field(
+        1800.0, description="Seconds after which a client is asked to reconnect, so that load spreads over replicas."
+    )
+    drain_seconds: float = Field(
+        0.0, ge=0, le=600, description="Seconds between reporting NOT_SERVING and refusing calls, for load balancers."
+    )
+    grace_seconds: float = Field(30.0, ge=0, le=3600, description="Seconds that calls in flight get to finish on stop.")
+    reflection: bool = Field(default=True, description="Whether the server describes its services by reflection.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources; `.env` files and secret directories are none of them."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @pydantic.model_validator(mode="after")
+    def _loopback_unless_told(self) -> Settings:
+        host = self.listen.rpartition(":")[0].strip("[]")
+        try:
+            loopback = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            loopback = host == "localhost"
+        if not loopback and not self.insecure_listen:
+            raise ValueError(
+                f"listening on {host} without TLS would send keys unencrypted; "
+                "listen on a loopback address, or set insecure_listen to true"
+            )
+        return self
+
+    def limits(self) -> TimeLimits:
+        """Return the limits of a call that asks for none."""
+        return TimeLimits(self.connect_timeout, self.first_token_timeout, self.idle_timeout, self.total_timeout)
+
+    def egress_policy(self) -> EgressPolicy:
+        """Return where calls may go."""
+        return EgressPolicy(
+            self.egress_private_networks, frozenset(host.lower() for host in self.egress_plain_http_hosts)
+        )
+
+    def base_urls(self) -> dict[str, str]:
+        """Return the providers that are moved elsewhere."""
+        return {"sandbox": f"{self.sandbox_url.rstrip('/')}/v1"} if self.sandbox_url else {}
+
+
+def load(config: pathlib.Path | None = None, **arguments: Any) -> Settings:
+    """Read the settings from the file *config*, the environment, and *arguments*.
+
+    Raises:
+        InvalidSettingsError: a setting is unknown or invalid, or the file cannot be read.
+    """
+    if config is not None and not config.is_file():
+        raise InvalidSettingsError(f"{config}: no such file")
+
+    class Configured(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return Configured(**arguments)
+    except pydantic.ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            name = ".".join(str(part) for part in problem["loc"])
+            lines.append(f"{name}: {problem['msg']}" if name else problem["msg"])
+        raise InvalidSettingsError("; ".join(lines)) from error
+    except (SettingsError, OSError, ValueError) as error:
+        raise InvalidSettingsError(f"{config or 'environment'}: {error}") from error
