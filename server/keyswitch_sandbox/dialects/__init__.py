@@ -1,0 +1,1 @@
+"""How the sandbox spells what it says, one module a dialect."""
