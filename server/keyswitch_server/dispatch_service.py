@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Any, override
+from typing import Any
 
 import grpc
 
@@ -52,7 +52,6 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         self._log = log
         self._calls = 0
 
-    @override
     async def Generate(  # type: ignore[override] # the generated base is synchronous
         self, request: pb.GenerateRequest, context: Context
     ) -> pb.GenerateResponse:
@@ -68,7 +67,6 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
                 )
             return response
 
-    @override
     async def StreamGenerate(  # type: ignore[override] # the generated base is synchronous
         self, request: pb.StreamGenerateRequest, context: Context
     ) -> None:
@@ -83,7 +81,6 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
             await self._dispatcher.stream(call, write)
 
-    @override
     async def ExplainRoute(  # type: ignore[override] # the generated base is synchronous
         self, request: pb.ExplainRouteRequest, context: Context
     ) -> pb.ExplainRouteResponse:

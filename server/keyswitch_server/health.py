@@ -7,7 +7,7 @@ changes, and with them the shutdown. This one hands each watcher the latest stat
 from __future__ import annotations
 
 import asyncio
-from typing import Any, override
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -35,7 +35,6 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    @override
     async def Check(  # type: ignore[override] # the generated base is synchronous
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
@@ -45,7 +44,6 @@ class Health(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=status)
 
-    @override
     async def List(  # type: ignore[override] # the generated base is synchronous
         self, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthListResponse:
@@ -53,7 +51,6 @@ class Health(health_pb2_grpc.HealthServicer):
         statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._status.items()}
         return health_pb2.HealthListResponse(statuses=statuses)
 
-    @override
     async def Watch(  # type: ignore[override] # the generated base is synchronous
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, override
+from typing import Any
 
 import grpc
 
@@ -31,7 +31,6 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         self._registry = registry
         self._version = version
 
-    @override
     async def ListProviders(  # type: ignore[override] # the generated base is synchronous
         self, request: pb.ListProvidersRequest, context: Context
     ) -> pb.ListProvidersResponse:
@@ -54,7 +53,6 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             next_page_token=page[-1].id if len(page) < len(matching) else "",
         )
 
-    @override
     async def GetProvider(  # type: ignore[override] # the generated base is synchronous
         self, request: pb.GetProviderRequest, context: Context
     ) -> pb.GetProviderResponse:
@@ -65,7 +63,6 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         provider = find_provider(self._registry, request.provider, field="provider")
         return pb.GetProviderResponse(provider=provider_message(provider))
 
-    @override
     async def GetRegistryInfo(  # type: ignore[override] # the generated base is synchronous
         self, request: pb.GetRegistryInfoRequest, context: Context
     ) -> pb.GetRegistryInfoResponse:

@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 import grpc
 
 from keyswitch.v1 import dispatch_service_pb2 as pb
-from keyswitch.v1 import registry_service_pb2
+from keyswitch.v1 import event_pb2, registry_service_pb2
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
 from keyswitch_client.answers import Answer, FoldedStream
@@ -56,20 +56,27 @@ class AsyncStream(FoldedStream):
         """Iterate over what is left of the events."""
         return self._events
 
-    async def _read(self) -> AsyncIterator[Event]:
+    async def messages(self) -> AsyncIterator[event_pb2.Event]:
+        """Iterate over the contract's own messages instead, including those of a newer server."""
         try:
             async for response in self._call:
                 for message in response.events:
                     event = read_event(message)
                     if event is not None:
                         self._fold.add(event)
-                        yield event
+                    yield message
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from None
         finally:
             self._call.cancel()
         if self._fold.finished is None:
             raise incomplete()
+
+    async def _read(self) -> AsyncIterator[Event]:
+        async for message in self.messages():
+            event = read_event(message)
+            if event is not None:
+                yield event
 
     async def text_deltas(self) -> AsyncIterator[str]:
         """Iterate over the visible text alone."""

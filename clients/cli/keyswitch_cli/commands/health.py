@@ -1,0 +1,23 @@
+"""`keyswitch health`."""
+
+from __future__ import annotations
+
+import click
+
+from keyswitch_cli import exit_codes
+from keyswitch_cli.failures import rpc_failures, server_option
+from keyswitch_client import Client
+
+__all__ = ["command"]
+
+
+@click.command("health")
+@server_option
+@click.option("--service", default="", help="One service, by its full name, instead of the whole server.")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
+def command(server: str, service: str, timeout: float) -> int:
+    """Ask whether a server is serving; exits 0 only if it is."""
+    with rpc_failures(), Client(server, timeout=timeout) as client:
+        status = client.health(service)
+    click.echo(status)
+    return 0 if status == "SERVING" else exit_codes.ERROR

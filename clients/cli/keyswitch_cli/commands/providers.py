@@ -1,0 +1,36 @@
+"""`keyswitch providers`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from google.protobuf import json_format
+
+from keyswitch_cli.failures import rpc_failures, server_option
+from keyswitch_client import Client
+
+__all__ = ["command"]
+
+
+@click.command("providers")
+@click.argument("query", nargs=-1)
+@server_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def command(query: tuple[str, ...], server: str, *, as_json: bool) -> None:
+    """List the providers that a server knows; words of QUERY must all occur in id, name or aliases."""
+    with rpc_failures(), Client(server) as client:
+        found = client.providers(" ".join(query))
+    if as_json:
+        for provider in found:
+            click.echo(json_format.MessageToJson(provider, indent=None))
+        return
+    rows = [(provider.id, provider.default_model, provider.origin_host, provider.display_name) for provider in found]
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    table = [("PROVIDER", "DEFAULT MODEL", "HOST", "NAME"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    for row in table:
+        click.echo("  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])))

@@ -1,0 +1,61 @@
+"""`keyswitch sandbox`."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command("sandbox")
+@click.option(
+    "--listen", default="127.0.0.1:50552", show_default=True, metavar="HOST:PORT", help="Where to listen; loopback only."
+)
+@click.option(
+    "--replay",
+    type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+    help="Folder of recordings, served as the models replay/<id>.",
+)
+@click.option("--chunk-bytes", default="", metavar="N|random:SEED", help="Cuts replayed answers, instead of as recorded.")
+def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str) -> None:
+    """Run a provider's double: the model's name chooses what it does, for example sandbox/echo.
+
+    Prints one JSON line, {"listening": "HOST:PORT"}, when it accepts calls.
+    """
+    try:
+        import asyncio  # noqa: PLC0415 - none of this is needed for help
+        import ipaddress  # noqa: PLC0415
+        import signal  # noqa: PLC0415
+
+        from keyswitch_sandbox import Recordings, Sandbox  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"the sandbox is not installed ({error.name}): pip install 'keyswitch[server]'") from None
+    host, _, port = listen.rpartition(":")
+    try:
+        if not ipaddress.ip_address(host).is_loopback or not 0 <= int(port) < 1 << 16:
+            raise ValueError
+    except ValueError:
+        raise click.UsageError("--listen: expected a loopback address and a port, such as 127.0.0.1:50552") from None
+    if chunk_bytes and replay is None:
+        raise click.UsageError("--chunk-bytes goes with --replay")
+    try:
+        recordings = Recordings(replay, chunk_bytes) if replay is not None else None
+    except ValueError as error:
+        raise click.UsageError(f"--replay: {error}") from None
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with Sandbox(host, int(port), recordings) as sandbox:
+            click.echo(json.dumps({"listening": sandbox.listening}))
+            await stop.wait()
+
+    try:
+        asyncio.run(run())
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {listen}: {error.strerror}") from None

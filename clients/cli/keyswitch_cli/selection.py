@@ -1,0 +1,39 @@
+"""Options that say where a request goes, shared by `generate` and `explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from keyswitch.v1 import credential_pb2
+from keyswitch_cli import credentials
+from keyswitch_cli.failures import server_option
+
+__all__ = ["read_credentials", "selection_options"]
+
+
+def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options."""
+    for option in (
+        credentials.credential_option,
+        credentials.api_key_option,
+        click.option("-m", "--model", default="", help="Model id, native or with its provider's prefix."),
+        click.option("-p", "--provider", default="", help="Provider; derived from model or key if not given."),
+        server_option,
+    ):
+        function = option(function)
+    return function
+
+
+def read_credentials(api_keys: Sequence[str], fields: Sequence[str]) -> dict[str, credential_pb2.Credential]:
+    """Parse the keys; warn of literal ones where somebody looks."""
+    stderr = click.get_text_stream("stderr")
+    warn: Callable[[str], None] | None = None
+    if stderr.isatty():
+
+        def warn(message: str) -> None:
+            click.echo(f"warning: {message}", err=True)
+
+    return credentials.parse(api_keys, fields, warn=warn)
