@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from keyswitch.v1 import conversation_pb2 as pb
-from keyswitch_bridge.not_yet import refuse_fields
-from keyswitch_bridge.violations import Violations
 from keyswitch_engine import generation as model
 from keyswitch_engine.events import ProviderState
 
-__all__ = ["read_messages", "read_parts", "read_reasoning", "read_response_format", "read_sampling", "read_tool_choice",
-           "read_tools"]
+from keyswitch_bridge.not_yet import refuse_fields
+from keyswitch_bridge.violations import Violations
 
-_ROLES = {
+__all__ = [
+    "read_messages",
+    "read_parts",
+    "read_reasoning",
+    "read_response_format",
+    "read_sampling",
+    "read_tool_choice",
+    "read_tools",
+]
+
+_ROLES: dict[int, model.Role] = {
     pb.ROLE_USER: model.Role.USER,
     pb.ROLE_ASSISTANT: model.Role.ASSISTANT,
     pb.ROLE_TOOL: model.Role.TOOL,
     pb.ROLE_SYSTEM: model.Role.SYSTEM,
 }
-_EFFORTS = {
+_EFFORTS: dict[int, model.ReasoningEffort] = {
     pb.REASONING_EFFORT_NONE: model.ReasoningEffort.NONE,
     pb.REASONING_EFFORT_MINIMAL: model.ReasoningEffort.MINIMAL,
     pb.REASONING_EFFORT_LOW: model.ReasoningEffort.LOW,
@@ -159,13 +168,12 @@ def read_tool_choice(
     choice: pb.ToolChoice, tools: tuple[model.Tool, ...], found: Violations
 ) -> model.ToolChoice | None:
     """Read whether and which tools may be called."""
-    match choice.WhichOneof("choice"):
-        case "auto":
-            read: model.ToolChoice = "auto"
-        case "none":
-            read = "none"
-        case "required":
-            read = "required"
+    read = choice.WhichOneof("choice")
+    match read:
+        case "auto" | "none" | "required":
+            if not tools and read != "none":
+                found.add("tool_choice", "there are no tools to choose from")
+            return read
         case "function":
             if not any(isinstance(tool, model.FunctionTool) and tool.name == choice.function.name for tool in tools):
                 found.add("tool_choice.function.name", "must be the name of one of the tools")
@@ -173,9 +181,6 @@ def read_tool_choice(
         case None:
             found.add("tool_choice", "its choice is required")
             return None
-    if not tools and read != "none":
-        found.add("tool_choice", "there are no tools to choose from")
-    return read
 
 
 def read_response_format(form: pb.ResponseFormat, found: Violations) -> model.ResponseFormat | None:
@@ -213,7 +218,7 @@ _MAX_STOPS, _MAX_STOP = 16, 256
 
 def read_sampling(sampling: pb.Sampling, found: Violations) -> model.Sampling:
     """Read the numbers that steer generation."""
-    values = {}
+    values: dict[str, Any] = {}
     for field, value in sampling.ListFields():
         if field.name in _RANGES:
             low, high = _RANGES[field.name]

@@ -31,7 +31,7 @@ def _redact(message: Message) -> None:
         if field.GetOptions().debug_redact:
             setattr(message, field.name, b"[redacted]" if field.type == field.TYPE_BYTES else "[redacted]")
         elif field.type == field.TYPE_MESSAGE:
-            if field.message_type.GetOptions().map_entry:
+            if field.message_type is not None and field.message_type.GetOptions().map_entry:
                 continue  # no map of the contract holds messages
             for item in value if field.is_repeated else (value,):
                 _redact(item)

@@ -8,21 +8,28 @@ from typing import TypeAlias, TypeVar
 import msgspec
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
-
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import target_pb2
 from keyswitch.v1.credential_pb2 import Credential as CredentialMessage
 from keyswitch.v1.credential_pb2 import ProviderCredential as ProviderCredentialMessage
-from keyswitch_bridge import conversation
-from keyswitch_bridge.not_yet import refuse_fields
-from keyswitch_bridge.violations import Violations
 from keyswitch_engine.credential import ApiKey, BearerToken, Credential, NoCredential, ProviderCredential
 from keyswitch_engine.generation import Generation, Sampling
 from keyswitch_engine.route import Target
 from keyswitch_engine.secret import Secret
 
-__all__ = ["ExplainCall", "GenerateCall", "GenerateMessage", "RequestedLimits", "read_explain", "read_generate",
-           "refuse_unknown"]
+from keyswitch_bridge import conversation
+from keyswitch_bridge.not_yet import refuse_fields
+from keyswitch_bridge.violations import Violations
+
+__all__ = [
+    "ExplainCall",
+    "GenerateCall",
+    "GenerateMessage",
+    "RequestedLimits",
+    "read_explain",
+    "read_generate",
+    "refuse_unknown",
+]
 
 GenerateMessage: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
 """Two messages that are the same field by field, which a test holds them to."""
@@ -121,7 +128,7 @@ def refuse_unknown(message: _M) -> None:
 
 def _find_unknown(message: Message, path: str, found: Violations) -> None:
     """Note the numbers of unknown fields, depth first."""
-    for field in UnknownFieldSet(message):
+    for field in UnknownFieldSet(message):  # type: ignore[attr-defined] # iterable, its stubs do not say so
         found.unknown(path.rstrip(".") or "request", f"field number {field.field_number} is not known to this server")
     for descriptor, value in message.ListFields():
         if descriptor.type != descriptor.TYPE_MESSAGE:
@@ -145,7 +152,9 @@ def _generation(message: GenerateMessage | pb.ExplainRouteRequest, found: Violat
         system=conversation.read_parts(message.system, "system", found) if message.system else (),
         tools=tools,
         tool_choice=(
-            conversation.read_tool_choice(message.tool_choice, tools, found) if message.HasField("tool_choice") else None
+            conversation.read_tool_choice(message.tool_choice, tools, found)
+            if message.HasField("tool_choice")
+            else None
         ),
         parallel_tool_calls=message.parallel_tool_calls if message.HasField("parallel_tool_calls") else None,
         response_format=(
@@ -195,9 +204,7 @@ def _target(target: target_pb2.Target, found: Violations) -> Target:
     )
 
 
-def _credentials(
-    credentials: Iterable[ProviderCredentialMessage], found: Violations
-) -> tuple[ProviderCredential, ...]:
+def _credentials(credentials: Iterable[ProviderCredentialMessage], found: Violations) -> tuple[ProviderCredential, ...]:
     """Read the keys that came. Which provider a name means, and whether one came twice, routing finds out."""
     read = []
     for number, entry in enumerate(credentials):

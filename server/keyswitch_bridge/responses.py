@@ -7,14 +7,22 @@ from typing import assert_never
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
-
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, event_pb2, registry_service_pb2, usage_pb2
 from keyswitch_engine import events as model
 from keyswitch_engine.registry import Provider
 from keyswitch_engine.route import Route
 
-__all__ = ["MAX_BATCH_BYTES", "attempt_message", "batches", "event_message", "generate_response", "provider_message",
-           "route_message", "seconds", "usage_message"]
+__all__ = [
+    "MAX_BATCH_BYTES",
+    "attempt_message",
+    "batches",
+    "event_message",
+    "generate_response",
+    "provider_message",
+    "route_message",
+    "seconds",
+    "usage_message",
+]
 
 MAX_BATCH_BYTES = 1024 * 1024
 """Largest serialised batch."""
@@ -209,9 +217,7 @@ def _finished(event: model.Finished) -> event_pb2.Finished:
         raw_stop_reason=ending.raw_stop_reason,
         usage=usage_message(ending.usage) if ending.usage is not None else None,
         cost=(
-            usage_pb2.Cost(
-                nano_usd=event.cost.nano_usd, source=event.cost.source, source_date=event.cost.source_date
-            )
+            usage_pb2.Cost(nano_usd=event.cost.nano_usd, source=event.cost.source, source_date=event.cost.source_date)
             if event.cost is not None
             else None
         ),

@@ -11,10 +11,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-
 from keyswitch.v1 import error_pb2
-from keyswitch_bridge.responses import attempt_message, seconds, usage_message
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Origin, Reason
+
+from keyswitch_bridge.responses import attempt_message, seconds, usage_message
 
 __all__ = ["CODES", "DOMAIN", "MAX_DETAILS_BYTES", "RpcFailure", "internal_failure", "rpc_failure"]
 
@@ -169,7 +169,7 @@ def _fit(code: grpc.StatusCode, message: str, details: list[Message], failure: e
             wrapped = AnyMessage()
             wrapped.Pack(detail)
             packed.append(wrapped)
-        serialised = status_pb2.Status(code=code.value[0], message=message, details=packed).SerializeToString()
+        serialised: bytes = status_pb2.Status(code=code.value[0], message=message, details=packed).SerializeToString()
         if len(serialised) <= MAX_DETAILS_BYTES:
             return serialised
         bad_request = details[2] if len(details) > 2 else None  # noqa: PLR2004 - behind info and failure

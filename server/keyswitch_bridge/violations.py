@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
-
 from keyswitch_engine.errors import InvalidRequest, Reason, Violation
 
 __all__ = ["CONTROL", "Violations"]

@@ -43,7 +43,18 @@ class Watch:
     token costs an attribute and not a timer; `asyncio.timeout` would have to be rescheduled for each.
     """
 
-    __slots__ = ("_answering", "_cancelling", "_due", "_last", "_limits", "_loop", "_passed", "_task", "_timer", "_writing")
+    __slots__ = (
+        "_answering",
+        "_cancelling",
+        "_due",
+        "_last",
+        "_limits",
+        "_loop",
+        "_passed",
+        "_task",
+        "_timer",
+        "_writing",
+    )
 
     def __init__(self, limits: TimeLimits, started: float, deadline: float) -> None:
         """Watch from *started*; *deadline* is when the total limit passes. Times are on the loop's clock."""

@@ -160,12 +160,16 @@ class _Outcome:
 
     def json(self) -> dict[str, object]:
         reported = self.usage.reported if self.usage is not None else None
-        counts = None if reported is None else {
-            "input": reported.input_tokens,
-            "output": reported.output_tokens,
-            "reasoning": reported.reasoning_tokens,
-            "cached": reported.cache_read_tokens,
-        }
+        counts = (
+            None
+            if reported is None
+            else {
+                "input": reported.input_tokens,
+                "output": reported.output_tokens,
+                "reasoning": reported.reasoning_tokens,
+                "cached": reported.cache_read_tokens,
+            }
+        )
         return {
             "outcome": self.outcome,
             "text": "".join(self._text),

@@ -1,8 +1,8 @@
 """One call, from a route to its receipt.
 
 Everything of a call, including the writes to its caller, happens inside one coroutine: cancelling its task closes the
-upstream socket, nothing outlives it, and a caller that does not read stops the provider's sending, since nothing is read
-while a write waits. What arrives meanwhile gathers in the transport's bounded buffer and becomes the next batch.
+upstream socket, nothing outlives it, and a caller that does not read stops the provider's sending, since nothing is
+read while a write waits. What arrives meanwhile gathers in the transport's bounded buffer and becomes the next batch.
 """
 
 from __future__ import annotations

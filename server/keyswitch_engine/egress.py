@@ -13,7 +13,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self, TypeAlias
 
 import aiohttp
@@ -147,7 +147,7 @@ class Egress:
 
     async def __aenter__(self) -> Self:
         """Open the session."""
-        trace = aiohttp.TraceConfig(lambda trace_request_ctx: trace_request_ctx)
+        trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_note_connected)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -239,7 +239,8 @@ class Timing:
 
 
 async def _note_connected(
-    session: aiohttp.ClientSession, context: Timing, params: aiohttp.TraceConnectionCreateEndParams
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionCreateEndParams
 ) -> None:
     """Note when a new connection became usable."""
-    context.connected = asyncio.get_running_loop().time()
+    timing: Timing = context.trace_request_ctx
+    timing.connected = asyncio.get_running_loop().time()

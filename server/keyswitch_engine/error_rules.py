@@ -1,8 +1,8 @@
 """What a provider's error means, by table.
 
-A rule matches a status, a code or type, and a message; the first that matches decides. A provider's own rules, from its
-file, come before the general ones, and those that look at words come before those that look at the status alone: running
-out of credit hides under 400, 402, 403, 429 and 500, and reading it as a rate limit would retry for minutes.
+A rule matches a status, a code or type, and a message; the first that matches decides. A provider's own rules, from
+its file, come before the general ones, and those that look at words come before those that look at the status alone:
+running out of credit hides under 400, 402, 403, 429 and 500, and reading it as a rate limit would retry for minutes.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _GENERAL = (
     # Out of credit: every wording recorded in provider threads and documentation. Never retried, whatever the status.
-    ErrorRule(Reason.INSUFFICIENT_CREDIT, code="insufficient_(quota|balance|credits?|funds)|billing.*|.*quota_exceeded|"
-              "exceeded_current_quota.*|insufficient_balance_error|Arrearage|enforced_spend_limit_reached"),
+    ErrorRule(
+        Reason.INSUFFICIENT_CREDIT,
+        code=r"insufficient_(quota|balance|credits?|funds)|billing.*|.*quota_exceeded|"
+        "exceeded_current_quota.*|insufficient_balance_error|Arrearage|enforced_spend_limit_reached",
+    ),
     ErrorRule(
         Reason.INSUFFICIENT_CREDIT,
         message=r"insufficient (account )?(balance|credits?|funds|quota)|credit balance is too low|out of credits?"
@@ -53,11 +56,14 @@ _GENERAL = (
     ErrorRule(
         Reason.CONTEXT_OVERFLOW,
         message=r"maximum (context|prompt) length|context (length|window|size)[^.]{0,40}exceed"
-        r"|exceeds? the (available |model'?s? )?(maximum )?context|prompt (is|has) too (long|many)|too many (input )?tokens"
-        r"|input (is|too) (too )?long|exceeds the limit of \d+ tokens",
+        r"|exceeds? the (available |model'?s? )?(maximum )?context|prompt (is|has) too (long|many)"
+        r"|too many (input )?tokens|input (is|too) (too )?long|exceeds the limit of \d+ tokens",
     ),
-    ErrorRule(Reason.INVALID_CREDENTIAL, code="invalid_api_key|wrong_api_key|authentication_error|invalid_authentication"
-              "|InvalidApiKey|authorized_error|unauthorized|401"),
+    ErrorRule(
+        Reason.INVALID_CREDENTIAL,
+        code="invalid_api_key|wrong_api_key|authentication_error|invalid_authentication"
+        "|InvalidApiKey|authorized_error|unauthorized|401",
+    ),
     ErrorRule(
         Reason.INVALID_CREDENTIAL,
         status=(400, 401, 403),
@@ -67,10 +73,14 @@ _GENERAL = (
     ),
     ErrorRule(Reason.INVALID_CREDENTIAL, status=(401,)),
     ErrorRule(Reason.CONTENT_REFUSED, code="content_?(policy|filter).*|moderation.*|ResponsibleAIPolicyViolation"),
-    ErrorRule(Reason.CONTENT_REFUSED, message=r"content (management|moderation|usage) policy|flagged by|requires moderation"),
+    ErrorRule(
+        Reason.CONTENT_REFUSED, message=r"content (management|moderation|usage) policy|flagged by|requires moderation"
+    ),
     ErrorRule(Reason.PROVIDER_OVERLOADED, status=(429, 500, 503, 529), code="overloaded(_error)?|engine_overloaded.*"),
     ErrorRule(
-        Reason.PROVIDER_OVERLOADED, status=(429, 500, 503, 529), message=r"overloaded|at capacity|no capacity|over capacity"
+        Reason.PROVIDER_OVERLOADED,
+        status=(429, 500, 503, 529),
+        message=r"overloaded|at capacity|no capacity|over capacity",
     ),
     ErrorRule(Reason.PROVIDER_OVERLOADED, status=(529, 498)),
     ErrorRule(Reason.PROVIDER_REJECTED_REQUEST, status=(413,)),
@@ -80,13 +90,16 @@ _GENERAL = (
     ErrorRule(
         Reason.MODEL_NOT_FOUND,
         status=(400, 404),
-        message=r"model\b.{0,120}\b(does not exist|not found|not exist|is not available)|unknown model|no endpoints found",
+        message=r"model\b.{0,120}\b(does not exist|not found|not exist|is not available)"
+        r"|unknown model|no endpoints found",
     ),
     ErrorRule(Reason.PROVIDER_REJECTED_REQUEST, status=(404,), message=r"not supported"),
     ErrorRule(Reason.MODEL_NOT_FOUND, status=(404,)),
     ErrorRule(Reason.CREDENTIAL_NOT_PERMITTED, status=(403,)),
-    ErrorRule(Reason.PROVIDER_REJECTED_REQUEST, code="invalid_request(_error)?|invalid_value|bad_request(_error)?"
-              "|tool_use_failed|json_validate_failed"),
+    ErrorRule(
+        Reason.PROVIDER_REJECTED_REQUEST,
+        code="invalid_request(_error)?|invalid_value|bad_request(_error)?|tool_use_failed|json_validate_failed",
+    ),
     ErrorRule(Reason.PROVIDER_UNAVAILABLE, status=(408, 425)),
     ErrorRule(Reason.PROVIDER_REJECTED_REQUEST, status=tuple(range(400, 500))),
 )
@@ -102,7 +115,7 @@ def reason_of(status: int, codes: Iterable[str], message: str, rules: Iterable[E
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that `retry-after-ms` or `retry-after` (both forms of RFC 9110) ask for, None if neither does."""
+    """Return the seconds that `retry-after-ms` or `retry-after` (both forms of RFC 9110) ask for; None if neither."""
     milliseconds, value = headers.get("retry-after-ms", ""), headers.get("retry-after", "")
     if re.fullmatch(r"\d{1,9}(\.\d*)?", milliseconds):
         return float(milliseconds) / 1000

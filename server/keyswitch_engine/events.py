@@ -91,7 +91,7 @@ class _Value(msgspec.Struct, frozen=True, gc=False):
     """A frozen value without reference cycles."""
 
 
-class ReportedUsage(_Value):
+class ReportedUsage(_Value, frozen=True):
     """A provider's own counts; None is unknown, which is not zero."""
 
     input_tokens: int | None = None
@@ -104,7 +104,7 @@ class ReportedUsage(_Value):
     """The provider's usage object as it was sent."""
 
 
-class Usage(_Value):
+class Usage(_Value, frozen=True):
     """Counts that compare between providers: input includes the cache, output includes reasoning."""
 
     input_tokens: int | None = None
@@ -115,7 +115,7 @@ class Usage(_Value):
     reported: ReportedUsage | None = None
 
 
-class Cost(_Value):
+class Cost(_Value, frozen=True):
     """The price of a generation."""
 
     nano_usd: int
@@ -123,7 +123,7 @@ class Cost(_Value):
     source_date: str
 
 
-class Attempt(_Value):
+class Attempt(_Value, frozen=True):
     """One try at one provider. Times are seconds; None where the try did not get that far."""
 
     number: int
@@ -143,13 +143,13 @@ class Attempt(_Value):
     key_fingerprint: str = ""
 
 
-class Receipt(_Value):
+class Receipt(_Value, frozen=True):
     """What was done for a call."""
 
     attempts: tuple[Attempt, ...]
 
 
-class ProviderState(_Value):
+class ProviderState(_Value, frozen=True):
     """Data that a provider attached to a block and wants back unchanged."""
 
     provider: str
@@ -157,38 +157,38 @@ class ProviderState(_Value):
     data: bytes
 
 
-class TextBlock(_Value):
+class TextBlock(_Value, frozen=True):
     """Text for the user."""
 
 
-class ReasoningBlock(_Value):
+class ReasoningBlock(_Value, frozen=True):
     """Reasoning."""
 
 
-class ToolCallBlock(_Value):
+class ToolCallBlock(_Value, frozen=True):
     """A tool call; its arguments follow as deltas."""
 
     id: str
     name: str
 
 
-class RefusalBlock(_Value):
+class RefusalBlock(_Value, frozen=True):
     """A refusal."""
 
 
-class ImageBlock(_Value):
+class ImageBlock(_Value, frozen=True):
     """An image; its bytes follow as deltas."""
 
     media_type: str
 
 
-class AudioBlock(_Value):
+class AudioBlock(_Value, frozen=True):
     """A sound; its bytes follow as deltas."""
 
     media_type: str
 
 
-class OpaqueBlock(_Value):
+class OpaqueBlock(_Value, frozen=True):
     """An item that only its provider understands; its content comes as the state of its stop."""
 
     type: str
@@ -197,7 +197,7 @@ class OpaqueBlock(_Value):
 Block: TypeAlias = TextBlock | ReasoningBlock | ToolCallBlock | RefusalBlock | ImageBlock | AudioBlock | OpaqueBlock
 
 
-class Citation(_Value):
+class Citation(_Value, frozen=True):
     """A source that a text quotes. Indices count Unicode characters in the block's text."""
 
     url: str = ""
@@ -207,7 +207,7 @@ class Citation(_Value):
     end_index: int | None = None
 
 
-class TopLogprob(_Value):
+class TopLogprob(_Value, frozen=True):
     """One alternative to a token."""
 
     token: str
@@ -215,7 +215,7 @@ class TopLogprob(_Value):
     token_bytes: bytes = b""
 
 
-class TokenLogprob(_Value):
+class TokenLogprob(_Value, frozen=True):
     """The natural logarithm of a token's probability."""
 
     token: str
@@ -224,63 +224,63 @@ class TokenLogprob(_Value):
     top: tuple[TopLogprob, ...] = ()
 
 
-class BlockStart(_Value):
+class BlockStart(_Value, frozen=True):
     """Begins a block; indices count from 0 and are unique in the answer."""
 
     index: int
     block: Block
 
 
-class TextDelta(_Value):
+class TextDelta(_Value, frozen=True):
     """Adds to a text block."""
 
     index: int
     text: str
 
 
-class ReasoningDelta(_Value):
+class ReasoningDelta(_Value, frozen=True):
     """Adds to a reasoning block."""
 
     index: int
     text: str
 
 
-class ArgumentsDelta(_Value):
+class ArgumentsDelta(_Value, frozen=True):
     """Adds a fragment to a tool call's arguments, exactly as sent."""
 
     index: int
     fragment: str
 
 
-class RefusalDelta(_Value):
+class RefusalDelta(_Value, frozen=True):
     """Adds to a refusal."""
 
     index: int
     text: str
 
 
-class MediaDelta(_Value):
+class MediaDelta(_Value, frozen=True):
     """Adds bytes to an image or a sound."""
 
     index: int
     data: bytes
 
 
-class CitationDelta(_Value):
+class CitationDelta(_Value, frozen=True):
     """Adds a source to a text block."""
 
     index: int
     citation: Citation
 
 
-class LogprobsDelta(_Value):
+class LogprobsDelta(_Value, frozen=True):
     """Adds log probabilities to a text block."""
 
     index: int
     tokens: tuple[TokenLogprob, ...]
 
 
-class BlockStop(_Value):
+class BlockStop(_Value, frozen=True):
     """Completes a block."""
 
     index: int
@@ -300,7 +300,7 @@ BlockEvent: TypeAlias = (
 )
 
 
-class Ending(_Value):
+class Ending(_Value, frozen=True):
     """What a decoder knows once its answer is complete."""
 
     stop_reason: StopReason
@@ -309,7 +309,7 @@ class Ending(_Value):
     answering_model: str = ""
 
 
-class Started(_Value):
+class Started(_Value, frozen=True):
     """A provider accepted the request."""
 
     response_id: str
@@ -320,7 +320,7 @@ class Started(_Value):
     attempt: int
 
 
-class Finished(_Value):
+class Finished(_Value, frozen=True):
     """The answer is complete."""
 
     ending: Ending

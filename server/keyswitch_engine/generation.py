@@ -79,14 +79,14 @@ class _Value(msgspec.Struct, frozen=True):
     """A frozen value."""
 
 
-class InlineMedia(_Value):
+class InlineMedia(_Value, frozen=True):
     """Media in the request itself."""
 
     data: bytes
     media_type: str
 
 
-class MediaUrl(_Value):
+class MediaUrl(_Value, frozen=True):
     """Media that the provider fetches; the media type may be empty."""
 
     url: str
@@ -96,33 +96,33 @@ class MediaUrl(_Value):
 MediaSource: TypeAlias = InlineMedia | MediaUrl
 
 
-class TextPart(_Value):
+class TextPart(_Value, frozen=True):
     """Text."""
 
     text: str
 
 
-class ImagePart(_Value):
+class ImagePart(_Value, frozen=True):
     """An image; the detail is empty for the provider's default."""
 
     source: MediaSource
     detail: str = ""
 
 
-class AudioPart(_Value):
+class AudioPart(_Value, frozen=True):
     """A sound."""
 
     source: MediaSource
 
 
-class FilePart(_Value):
+class FilePart(_Value, frozen=True):
     """A document; the name may be empty."""
 
     source: MediaSource
     filename: str = ""
 
 
-class ToolCallPart(_Value):
+class ToolCallPart(_Value, frozen=True):
     """A call that the assistant made; arguments as the provider sent them."""
 
     id: str
@@ -130,7 +130,7 @@ class ToolCallPart(_Value):
     arguments_json: str
 
 
-class ToolResultPart(_Value):
+class ToolResultPart(_Value, frozen=True):
     """What a tool call resulted in."""
 
     tool_call_id: str
@@ -138,19 +138,19 @@ class ToolResultPart(_Value):
     is_error: bool
 
 
-class ReasoningPart(_Value):
+class ReasoningPart(_Value, frozen=True):
     """Reasoning text as the provider showed it; may be empty beside a state."""
 
     text: str
 
 
-class RefusalPart(_Value):
+class RefusalPart(_Value, frozen=True):
     """The text of a refusal."""
 
     text: str
 
 
-class OpaquePart(_Value):
+class OpaquePart(_Value, frozen=True):
     """An item that only its provider understands; its content is the part's state."""
 
     type: str
@@ -169,13 +169,13 @@ Content: TypeAlias = (
 )
 
 
-class CacheHint(_Value):
+class CacheHint(_Value, frozen=True):
     """Asks for the prompt up to here to be cached."""
 
     retention: CacheRetention
 
 
-class Part(_Value):
+class Part(_Value, frozen=True):
     """One piece of a message, with what its provider attached to it."""
 
     content: Content
@@ -183,7 +183,7 @@ class Part(_Value):
     cache_hint: CacheHint | None = None
 
 
-class Message(_Value):
+class Message(_Value, frozen=True):
     """One turn; the name is empty if the participant has none."""
 
     role: Role
@@ -191,7 +191,7 @@ class Message(_Value):
     name: str = ""
 
 
-class FunctionTool(_Value):
+class FunctionTool(_Value, frozen=True):
     """A function that the caller runs; an empty schema means no arguments, strict None the provider's default."""
 
     name: str
@@ -200,7 +200,7 @@ class FunctionTool(_Value):
     strict: bool | None = None
 
 
-class ProviderTool(_Value):
+class ProviderTool(_Value, frozen=True):
     """A tool that the provider runs itself."""
 
     type: str
@@ -210,7 +210,7 @@ class ProviderTool(_Value):
 Tool: TypeAlias = FunctionTool | ProviderTool
 
 
-class ToolChoiceFunction(_Value):
+class ToolChoiceFunction(_Value, frozen=True):
     """Demands a call of one function."""
 
     name: str
@@ -219,11 +219,11 @@ class ToolChoiceFunction(_Value):
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | ToolChoiceFunction
 
 
-class JsonFormat(_Value):
+class JsonFormat(_Value, frozen=True):
     """Any JSON object."""
 
 
-class JsonSchemaFormat(_Value):
+class JsonSchemaFormat(_Value, frozen=True):
     """JSON that fits a schema."""
 
     json_schema: str
@@ -236,7 +236,7 @@ ResponseFormat: TypeAlias = JsonFormat | JsonSchemaFormat
 """The form of an answer that is not plain text."""
 
 
-class Sampling(_Value):
+class Sampling(_Value, frozen=True):
     """Numbers that steer generation; None means the provider's default."""
 
     temperature: float | None = None
@@ -250,14 +250,14 @@ class Sampling(_Value):
     stop_sequences: tuple[str, ...] = ()
 
 
-class Reasoning(_Value):
+class Reasoning(_Value, frozen=True):
     """How long the model thinks: at most one of effort and budget."""
 
     effort: ReasoningEffort | None = None
     budget_tokens: int | None = None
 
 
-class Generation(_Value):
+class Generation(_Value, frozen=True):
     """One generation."""
 
     messages: tuple[Message, ...]

@@ -35,7 +35,7 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Part of a provider file."""
 
 
-class Auth(_Row):
+class Auth(_Row, frozen=True):
     """How a provider wants to be authenticated."""
 
     style: Literal["bearer", "header", "none"] = "bearer"
@@ -47,7 +47,7 @@ class Auth(_Row):
     project_header: str = ""
 
 
-class _DialectTable(_Row):
+class _DialectTable(_Row, frozen=True):
     """One `[[dialects]]` table of a provider file."""
 
     name: str
@@ -55,7 +55,7 @@ class _DialectTable(_Row):
     compatibility: dict[str, Any] = {}
 
 
-class _ProviderFile(_Row):
+class _ProviderFile(_Row, frozen=True):
     """A provider file as it is written."""
 
     schema: int

@@ -48,5 +48,3 @@ class Route(msgspec.Struct, frozen=True):
     """The rules that applied, in order, as sentences."""
     excluded: tuple[ExcludedCandidate, ...] = ()
     warnings: tuple[str, ...] = ()
-
-

@@ -235,7 +235,11 @@ def _credential(provider: Provider, brought: tuple[ProviderCredential, ...], lab
         brought = tuple(credential for credential in brought if credential.label == label)
     elif len(brought) > 1:
         raise InvalidRequest(
-            [Violation("target.credential_label", f"several credentials came for {provider.id}; choose one by its label")]
+            [
+                Violation(
+                    "target.credential_label", f"several credentials came for {provider.id}; choose one by its label"
+                )
+            ]
         )
     if not brought:
         if _needs_no_key(provider) and not label:

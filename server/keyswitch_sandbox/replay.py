@@ -15,7 +15,16 @@ import msgspec
 __all__ = ["Recording", "Recordings"]
 
 _DROPPED = frozenset(
-    {"content-encoding", "content-length", "transfer-encoding", "connection", "keep-alive", "set-cookie", "server", "date"}
+    {
+        "content-encoding",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "set-cookie",
+        "server",
+        "date",
+    }
 )
 
 
@@ -61,7 +70,11 @@ class Recordings:
             raise ValueError(f"{folder}: no readable index.json: {error}") from error
         self._entries = {entry.id: entry for entry in index}
         kind, _, self._seed = chunk_bytes.partition(":")
-        if chunk_bytes and not (kind == "random" and self._seed) and not (kind.isdigit() and int(kind) and not self._seed):
+        if (
+            chunk_bytes
+            and not (kind == "random" and self._seed)
+            and not (kind.isdigit() and int(kind) and not self._seed)
+        ):
             raise ValueError("chunk bytes must be a positive number or random:SEED")
         self._size = int(kind) if kind.isdigit() else 0
 

@@ -13,8 +13,21 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-__all__ = ["SCENARIOS", "Conversation", "Failure", "Reasoning", "Refusal", "Said", "Script", "Text", "Tool", "ToolCall",
-           "Tuning", "Wire", "script"]
+__all__ = [
+    "SCENARIOS",
+    "Conversation",
+    "Failure",
+    "Reasoning",
+    "Refusal",
+    "Said",
+    "Script",
+    "Text",
+    "Tool",
+    "ToolCall",
+    "Tuning",
+    "Wire",
+    "script",
+]
 
 
 class Failure(enum.Enum):

@@ -93,16 +93,15 @@ class Sandbox:
         try:
             request = openai_chat.read(body)
         except msgspec.DecodeError as error:
-            message = {"error": {"message": f"not a chat completions request: {error}", "type": "invalid_request_error"}}
+            message = {
+                "error": {"message": f"not a chat completions request: {error}", "type": "invalid_request_error"}
+            }
             return web.json_response(message, status=400)
         entry = self.journal.open(http.path, request.model, http.headers, stream=request.stream)
         state = "closed_by_client"
         try:
             response = await self._act(http, request, entry)
             state = "completed"
-        except (ConnectionResetError, asyncio.CancelledError):
-            raise
-        else:
             return response
         finally:
             self.journal.close(entry, state)
@@ -173,7 +172,9 @@ class _Sender:
         self.entry.bytes_sent += len(piece)
         self.entry.pieces_sent += 1
 
-    async def send(self, headers: dict[str, str], pieces: AsyncIterator[bytes], status: int = 200) -> web.StreamResponse:
+    async def send(
+        self, headers: dict[str, str], pieces: AsyncIterator[bytes], status: int = 200
+    ) -> web.StreamResponse:
         """Send a whole answer."""
         response = await self.begin(headers, status)
         async for piece in pieces:
@@ -197,7 +198,8 @@ async def _misbehave(wire: Wire, sender: _Sender, request: openai_chat.Request, 
             return await sender.send({"content-type": "text/html"}, _each([_HTML]))
         case Wire.BAD_JSON:
             return await sender.send(
-                _SSE if request.stream else _JSON, _each([*begun, b"data: {not json\n\n"] if request.stream else [whole[:-9]])
+                _SSE if request.stream else _JSON,
+                _each([*begun, b"data: {not json\n\n"] if request.stream else [whole[:-9]]),
             )
         case Wire.TRUNCATED if request.stream:
             return await sender.send(_SSE, _each(begun))
@@ -226,14 +228,18 @@ async def _misbehave(wire: Wire, sender: _Sender, request: openai_chat.Request, 
             event = events[0] if not made.said else events[1]
             return await sender.send(_SSE, _each(itertools.repeat(event, _CAP // len(event))))
         case Wire.HUGE_LINE:
-            return await sender.send(_SSE, _each(itertools.chain([b"data: "], itertools.repeat(b"x" * 65536, _CAP >> 16))))
+            return await sender.send(
+                _SSE, _each(itertools.chain([b"data: "], itertools.repeat(b"x" * 65536, _CAP >> 16)))
+            )
         case Wire.REDIRECT:
             return await sender.send({"location": "/v1/models"}, _each([]), 302)
         case Wire.GZIP_BOMB:
             bomb = gzip.compress(b" " * _CAP)
             return await sender.send(_JSON | {"content-encoding": "gzip"}, _each([bomb]))
         case Wire.MANY_HEADERS:
-            return await sender.send(_JSON | {f"x-header-{number}": "x" * 64 for number in range(20_000)}, _each([whole]))
+            return await sender.send(
+                _JSON | {f"x-header-{number}": "x" * 64 for number in range(20_000)}, _each([whole])
+            )
     raise AssertionError("unreachable: a stalled answer ends with its client")
 
 
@@ -242,5 +248,3 @@ def _reset(sender: _Sender, response: web.StreamResponse) -> web.StreamResponse:
     if sender.http.transport is not None:
         sender.http.transport.abort()
     return response
-
-

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import dispatch_service_pb2_grpc as pb_grpc
-from keyswitch_bridge.requests import GenerateCall, GenerateMessage, RequestedLimits, read_explain, read_generate
+from keyswitch_bridge.requests import GenerateMessage, RequestedLimits, read_explain, read_generate
 from keyswitch_bridge.responses import batches, generate_response, route_message
 from keyswitch_bridge.status import CODES
 from keyswitch_engine.dispatch import Call, Dispatcher, TimeLimits
@@ -20,6 +19,7 @@ from keyswitch_engine.events import Event, Finished
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
 from keyswitch_engine.routing import resolve
+
 from keyswitch_server.logging import Logger, log_fields
 
 __all__ = ["DispatchService"]
@@ -52,9 +52,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         self._log = log
         self._calls = 0
 
-    async def Generate(  # type: ignore[override] # the generated base is synchronous
-        self, request: pb.GenerateRequest, context: Context
-    ) -> pb.GenerateResponse:
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Answer a conversation, whole."""
         with self._admitted("Generate") as line:
             call = self._call(request, context, line)
@@ -67,7 +65,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
                 )
             return response
 
-    async def StreamGenerate(  # type: ignore[override] # the generated base is synchronous
+    async def StreamGenerate(  # type: ignore[override] # it writes its responses instead of yielding them
         self, request: pb.StreamGenerateRequest, context: Context
     ) -> None:
         """Answer a conversation as a stream."""
@@ -81,9 +79,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
             await self._dispatcher.stream(call, write)
 
-    async def ExplainRoute(  # type: ignore[override] # the generated base is synchronous
-        self, request: pb.ExplainRouteRequest, context: Context
-    ) -> pb.ExplainRouteResponse:
+    async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Context) -> pb.ExplainRouteResponse:
         """Say where a request would go."""
         call = read_explain(request)
         return pb.ExplainRouteResponse(routes=[route_message(resolve(self._registry, call.target, call.credentials))])

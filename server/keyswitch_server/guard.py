@@ -1,8 +1,8 @@
 """Every RPC ends with a status.
 
-grpc.aio sends no status at all for a stray `CancelledError` or a `BaseExceptionGroup`, sends the text of other exceptions
-to the client, and dies of `SystemExit`. This interceptor, outermost of all, turns each into a status that tells nothing
-of the inside but an incident id.
+grpc.aio sends no status at all for a stray `CancelledError` or a `BaseExceptionGroup`, sends the text of other
+exceptions to the client, and dies of `SystemExit`. This interceptor, outermost of all, turns each into a status that
+tells nothing of the inside but an incident id.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
-
 from keyswitch_bridge.not_yet import RPCS, refuse_field
 from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError
+
 from keyswitch_server.logging import Logger, places
 
 __all__ = ["Guard"]
@@ -35,16 +35,16 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the wrapped handler of a method; wrapped once, since handlers never change."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if handler is None:  # type: ignore[redundant-expr] # grpc returns None for a method that nobody serves
-                return handler
+            if handler is None:  # nobody serves this method
+                return None
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
@@ -71,7 +71,7 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         raise TypeError(f"{method}: client streaming is not served")
 
-    def _guarded(self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+    def _guarded(self, method: str, behaviour: Any) -> Any:
         """Run a behaviour so that it ends with an answer or a status."""
 
         async def guarded(request: Any, context: Context) -> Any:

@@ -1,7 +1,7 @@
 """The health service, `grpc.health.v1`.
 
-grpcio's own servicer writes to watchers while it holds a lock, so that one client which does not read freezes all health
-changes, and with them the shutdown. This one hands each watcher the latest status and waits for nobody.
+grpcio's own servicer writes to watchers while it holds a lock, so that one client which does not read freezes all
+health changes, and with them the shutdown. This one hands each watcher the latest status and waits for nobody.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WRITE_SECONDS = 10.0
 _MAX_WATCHERS = 1000
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the library ships no types
     """Tells the status of each service, and of the server as a whole under the empty name."""
 
     def __init__(self, services: tuple[str, ...]) -> None:
@@ -35,7 +35,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def Check(  # type: ignore[override] # the generated base is synchronous
+    async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
         """Return the status of one service."""
@@ -44,16 +44,14 @@ class Health(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def List(  # type: ignore[override] # the generated base is synchronous
+    async def List(
         self, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthListResponse:
         """Return the status of every service."""
         statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._status.items()}
         return health_pb2.HealthListResponse(statuses=statuses)
 
-    async def Watch(  # type: ignore[override] # the generated base is synchronous
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Write the status of one service now and whenever it changes; a watcher that does not read is dropped."""
         if self._watchers >= _MAX_WATCHERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watchers")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-
 from keyswitch.v1 import registry_service_pb2 as pb
 from keyswitch.v1 import registry_service_pb2_grpc as pb_grpc
 from keyswitch_bridge.requests import refuse_unknown
@@ -31,9 +30,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         self._registry = registry
         self._version = version
 
-    async def ListProviders(  # type: ignore[override] # the generated base is synchronous
-        self, request: pb.ListProvidersRequest, context: Context
-    ) -> pb.ListProvidersResponse:
+    async def ListProviders(self, request: pb.ListProvidersRequest, context: Context) -> pb.ListProvidersResponse:
         """Return a page of providers."""
         refuse_unknown(request)
         if request.page_size > _MAX_PAGE:
@@ -53,9 +50,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             next_page_token=page[-1].id if len(page) < len(matching) else "",
         )
 
-    async def GetProvider(  # type: ignore[override] # the generated base is synchronous
-        self, request: pb.GetProviderRequest, context: Context
-    ) -> pb.GetProviderResponse:
+    async def GetProvider(self, request: pb.GetProviderRequest, context: Context) -> pb.GetProviderResponse:
         """Return one provider."""
         refuse_unknown(request)
         if not request.provider:
@@ -63,9 +58,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         provider = find_provider(self._registry, request.provider, field="provider")
         return pb.GetProviderResponse(provider=provider_message(provider))
 
-    async def GetRegistryInfo(  # type: ignore[override] # the generated base is synchronous
-        self, request: pb.GetRegistryInfoRequest, context: Context
-    ) -> pb.GetRegistryInfoResponse:
+    async def GetRegistryInfo(self, request: pb.GetRegistryInfoRequest, context: Context) -> pb.GetRegistryInfoResponse:
         """Return the registry's identity."""
         refuse_unknown(request)
         return pb.GetRegistryInfoResponse(

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-
 from keyswitch.v1 import dispatch_service_pb2_grpc, registry_service_pb2_grpc
 from keyswitch_engine import registry
 from keyswitch_engine.dispatch import Dispatcher
 from keyswitch_engine.egress import Egress
+
 from keyswitch_server.dispatch_service import DispatchService
 from keyswitch_server.guard import Guard
 from keyswitch_server.health import Health
@@ -48,7 +48,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     async with Egress(settings.egress_policy()) as egress:
         server = grpc.aio.server(interceptors=[guard], options=_options(settings))
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
-            DispatchService(
+            DispatchService(  # type: ignore[abstract] # the guard refuses what is not built yet
                 providers,
                 Dispatcher(egress),
                 settings.limits(),
@@ -59,7 +59,10 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             ),
             server,
         )
-        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(providers, version), server)
+        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
+            RegistryService(providers, version),  # type: ignore[abstract] # likewise
+            server,
+        )
         health = Health(_SERVICES)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if settings.reflection:
@@ -102,7 +105,9 @@ def _listen(server: grpc.aio.Server, listen: str) -> str:
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise ListenError(f"cannot listen on {listen}: the port is in use, or the address is not this machine's") from error
+        raise ListenError(
+            f"cannot listen on {listen}: the port is in use, or the address is not this machine's"
+        ) from error
     return f"{host}:{port}"
 
 

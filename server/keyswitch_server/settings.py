@@ -11,6 +11,8 @@ import pathlib
 from typing import Annotated, Any, Literal
 
 import pydantic
+from keyswitch_engine.deadline import TimeLimits
+from keyswitch_engine.egress import EgressPolicy
 from pydantic import Field
 from pydantic_settings import (
     BaseSettings,
@@ -19,9 +21,6 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
-
-from keyswitch_engine.deadline import TimeLimits
-from keyswitch_engine.egress import EgressPolicy
 
 __all__ = ["InvalidSettingsError", "Settings", "load"]
 
@@ -69,7 +68,10 @@ class Settings(BaseSettings):
         1000, ge=1, description="Calls in flight at once; further ones are refused as OVERLOADED and may be retried."
     )
     max_message_bytes: int = Field(
-        32 * _MEBIBYTE, ge=_MEBIBYTE, le=256 * _MEBIBYTE, description="Largest request, and largest whole answer, in bytes."
+        32 * _MEBIBYTE,
+        ge=_MEBIBYTE,
+        le=256 * _MEBIBYTE,
+        description="Largest request, and largest whole answer, in bytes.",
     )
     max_concurrent_streams: int = Field(1000, ge=1, description="RPCs at once on one connection.")
     max_connection_age: _Seconds = Field(

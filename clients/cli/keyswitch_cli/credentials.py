@@ -1,7 +1,7 @@
 """Keys on the command line.
 
-`--api-key provider=key` and `--credential provider.field=value`, where the value is literal, `@FILE`, `env:NAME`, or `-`
-for standard input. No message ever repeats an argument: what is malformed may be a bare key.
+`--api-key provider=key` and `--credential provider.field=value`, where the value is literal, `@FILE`, `env:NAME`, or
+`-` for standard input. No message ever repeats an argument: what is malformed may be a bare key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import click
-
 from keyswitch.v1 import credential_pb2
 
 __all__ = ["FIELDS", "api_key_option", "credential_option", "parse", "uses_stdin"]
@@ -167,7 +166,9 @@ def _credential(values: dict[str, str], provider: str) -> credential_pb2.Credent
     if kinds == {"bearer_token", "cloudflare"}:
         values = {("cloudflare_token" if field == "token" else field): value for field, value in values.items()}
     elif len(kinds) > 1:
-        raise click.UsageError(f"--credential: the fields for {provider} belong to different kinds: {', '.join(sorted(kinds))}")
+        raise click.UsageError(
+            f"--credential: the fields for {provider} belong to different kinds: {', '.join(sorted(kinds))}"
+        )
     message = credential_pb2.Credential()
     for field, value in values.items():
         if field == "cloudflare_token":

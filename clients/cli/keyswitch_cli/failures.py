@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 import click
+from keyswitch_client import KeyswitchError
 
 from keyswitch_cli import exit_codes
-from keyswitch_client import KeyswitchError
 
 __all__ = ["RpcFailed", "rpc_failures", "server_option"]
 
@@ -23,7 +23,7 @@ class RpcFailed(click.ClickException):
         if error.retry_after is not None:
             lines.append(f"  retry after {error.retry_after:g} s")
         super().__init__("\n".join(lines))
-        self.exit_code = exit_codes.of_rpc(error.code.value[0], error.reason)
+        self.exit_code = exit_codes.of_rpc(error.code.value[0], error.reason)  # type: ignore[misc] # click reads it so
 
     def show(self, file: object = None) -> None:
         """Print to standard error."""

@@ -8,8 +8,8 @@
         for text in client.stream(credentials={"openai": key}, messages="Say hello").text_deltas():
             print(text, end="", flush=True)
 
-`AsyncClient` is the same with `await`. Messages of the contract (`keyswitch.v1`) are accepted and returned wherever plain
-values would say less.
+`AsyncClient` is the same with `await`. Messages of the contract (`keyswitch.v1`) are accepted and returned wherever
+plain values would say less.
 """
 
 from keyswitch_client.aio import AsyncClient, AsyncStream

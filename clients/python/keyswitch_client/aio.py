@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
-
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import event_pb2, registry_service_pb2
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
+
 from keyswitch_client.answers import Answer, FoldedStream
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.channels import HEALTH_METHOD, channel_options, health_request, health_status
@@ -135,7 +135,12 @@ class AsyncClient:
         """Close the channel; calls that are still running are cancelled."""
         await self._channel.close()
 
-    async def generate(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> Answer:
+    async def generate(
+        self,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the deadline of the call, which gRPC keeps
+        **arguments: Unpack[Arguments],
+    ) -> Answer:
         """Answer a conversation, whole. *timeout* is in seconds. Raises `KeyswitchError`."""
         request = build(pb.GenerateRequest, GenerateArguments(**arguments))
         return Answer(await self._unary(self._dispatch.Generate, request, timeout))
@@ -179,7 +184,7 @@ class AsyncClient:
         status: str = await self._unary(check, service, None)
         return status
 
-    async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:
+    async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - likewise
         """Make a unary call."""
         try:
             return await method(request, timeout=timeout or self._timeout)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, event_pb2, usage_pb2
+
 from keyswitch_client.events import (
     ArgumentsDelta,
     BlockStart,

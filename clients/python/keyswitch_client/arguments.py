@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2
+
 from keyswitch_client.requests import Credentials, Messages
 
 __all__ = ["Arguments"]

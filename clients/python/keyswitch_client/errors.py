@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
-
 from keyswitch.v1 import error_pb2, usage_pb2
 
 __all__ = [
@@ -169,9 +169,7 @@ _BY_CODE: Mapping[grpc.StatusCode, type[KeyswitchError]] = {
 }
 
 
-def from_status(
-    code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[tuple[str, str | bytes]] | None
-) -> KeyswitchError:
+def from_status(code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[Any] | None) -> KeyswitchError:
     """Return the error for a status other than OK; one without readable details is told apart by its code."""
     failure, reason = error_pb2.DispatchFailure(), ""
     violations: list[tuple[str, str]] = []
@@ -199,7 +197,7 @@ def incomplete() -> TruncatedError:
     )
 
 
-def _details(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[AnyMessage]:
+def _details(metadata: Iterable[Any] | None) -> list[AnyMessage]:
     """Return the details of a status, none if they are missing or not readable."""
     for key, value in metadata or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):

@@ -8,11 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
-
 from keyswitch.v1 import conversation_pb2, credential_pb2, dispatch_service_pb2
 
-__all__ = ["ApiKey", "BearerToken", "Credentials", "GenerateArguments", "Key", "Messages", "build", "credential_messages",
-           "user"]
+__all__ = [
+    "ApiKey",
+    "BearerToken",
+    "Credentials",
+    "GenerateArguments",
+    "Key",
+    "Messages",
+    "build",
+    "credential_messages",
+    "user",
+]
 
 
 class _Hidden:
@@ -141,9 +149,7 @@ def credential_messages(credentials: Credentials) -> list[credential_pb2.Provide
     """Return the contract's messages for keys."""
     messages = []
     for provider, value in credentials.items():
-        keys: Iterable[Key] = (
-            value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        )
+        keys: Iterable[Key] = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
         for key in keys:
             label = ""
             if isinstance(key, str):

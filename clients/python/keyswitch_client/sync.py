@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
-
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import event_pb2, registry_service_pb2
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
+
 from keyswitch_client.answers import Answer, FoldedStream
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.channels import HEALTH_METHOD, channel_options, health_request, health_status
@@ -37,8 +37,8 @@ class Stream(FoldedStream):
         print(stream.text, stream.usage)
     """
 
-    def __init__(self, call: grpc.CallIterator[pb.StreamGenerateResponse]) -> None:
-        """Read from *call*."""
+    def __init__(self, call: Any) -> None:
+        """Read from *call*, which is an iterator and a `grpc.Call`."""
         super().__init__()
         self._call = call
         self._events = self._read()

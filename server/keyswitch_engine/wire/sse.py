@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from keyswitch_engine.errors import ProtocolError
 
-__all__ = ["MAX_EVENT_BYTES", "ServerSentEvent", "SSEDecoder"]
+__all__ = ["MAX_EVENT_BYTES", "SSEDecoder", "ServerSentEvent"]
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest event that is accepted, in bytes; inline images make events of several MiB."""

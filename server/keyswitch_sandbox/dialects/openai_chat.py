@@ -188,7 +188,12 @@ _ERRORS: dict[Failure, tuple[int, str, str, str]] = {
     Failure.RATE_LIMITED: (429, "requests", "rate_limit_exceeded", "Rate limit reached; try again in 2s."),
     Failure.MODEL_NOT_FOUND: (404, "invalid_request_error", "model_not_found", "The model does not exist."),
     Failure.BAD_REQUEST: (400, "invalid_request_error", "invalid_value", "A parameter has an invalid value."),
-    Failure.CONTEXT_OVERFLOW: (400, "invalid_request_error", "context_length_exceeded", "The maximum context length is 8."),
+    Failure.CONTEXT_OVERFLOW: (
+        400,
+        "invalid_request_error",
+        "context_length_exceeded",
+        "The maximum context length is 8.",
+    ),
     Failure.CONTENT_REFUSED: (400, "invalid_request_error", "content_policy_violation", "The content is not allowed."),
     Failure.OVERLOADED: (503, "server_error", "", "The engine is currently overloaded."),
     Failure.UNAVAILABLE: (500, "server_error", "", "The server had an error."),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import click
 import msgspec
-
 from keyswitch_engine import registry
 from keyswitch_engine.decode import UnknownProtocolError, cut, decode_answer
 
@@ -32,19 +32,23 @@ class _Line(msgspec.Struct):
 @click.argument("body", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--provider", default="", help="The provider that answered; its dialect's defaults if not given.")
 @click.option("--dialect", default="", help="The wire protocol; the provider's first if not given.")
-@click.option("--status", type=click.IntRange(100, 599), default=200, show_default=True, help="HTTP status of the answer.")
+@click.option(
+    "--status", type=click.IntRange(100, 599), default=200, show_default=True, help="HTTP status of the answer."
+)
 @click.option("--headers", type=click.File("rb"), help="File with the answer's headers, a JSON object.")
-@click.option("--stream/--no-stream", default=None, help="Whether a stream was asked for; by the content type if not given.")
+@click.option(
+    "--stream/--no-stream", default=None, help="Whether a stream was asked for; by the content type if not given."
+)
 @click.option("--chunk-bytes", default="", metavar="N|random:SEED", help="Feeds the answer in pieces.")
 @click.option(
     "--batch", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path), help="File of answers, one a line."
 )
-def command(
+def command(  # noqa: PLR0917 - click passes them by name
     body: pathlib.Path | None,
     provider: str,
     dialect: str,
     status: int,
-    headers: click.utils.LazyFile | None,
+    headers: BinaryIO | None,
     chunk_bytes: str,
     batch: pathlib.Path | None,
     *,

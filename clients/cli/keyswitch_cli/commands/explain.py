@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 from google.protobuf import json_format
-
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
+from keyswitch_client import Client
+
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.selection import read_credentials, selection_options
-from keyswitch_client import Client
 
 __all__ = ["command"]
 
@@ -17,7 +17,13 @@ __all__ = ["command"]
 @selection_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
-    server: str, provider: str, model: str, api_keys: tuple[str, ...], credential_fields: tuple[str, ...], *, as_json: bool
+    server: str,
+    provider: str,
+    model: str,
+    api_keys: tuple[str, ...],
+    credential_fields: tuple[str, ...],
+    *,
+    as_json: bool,
 ) -> None:
     """Say where a request would go, on whose key and bill, and why; nothing is sent to any provider."""
     keys = read_credentials(api_keys, credential_fields)

@@ -7,12 +7,12 @@ from typing import TextIO
 
 import click
 from google.protobuf import json_format
-
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, usage_pb2
+from keyswitch_client import Answer, Client, ReasoningDelta, RefusalDelta, Stream, TextDelta
+
 from keyswitch_cli import credentials
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.selection import read_credentials, selection_options
-from keyswitch_client import Answer, Client, ReasoningDelta, RefusalDelta, Stream, TextDelta
 
 __all__ = ["command"]
 
@@ -22,14 +22,18 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "max")
 @click.command("generate")
 @click.argument("prompt", required=False)
 @selection_options
-@click.option("-f", "--file", type=click.File("r", encoding="utf-8"), help="Reads the prompt from a file; - is standard input.")
+@click.option(
+    "-f", "--file", type=click.File("r", encoding="utf-8"), help="Reads the prompt from a file; - is standard input."
+)
 @click.option("-s", "--system", default="", help="Instructions that precede the conversation.")
 @click.option("--max-output-tokens", type=click.IntRange(min=1), help="At most this many output tokens.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Randomness.")
 @click.option("--reasoning-effort", type=click.Choice(_EFFORTS), default=None, help="How hard to think.")
 @click.option("--json-schema", type=click.File("r", encoding="utf-8"), help="File with the JSON Schema of the answer.")
 @click.option("--options", default="", metavar="JSON", help="JSON object merged into the provider's request.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, help="Seconds for the whole call.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, help="Seconds for the whole call."
+)
 @click.option("--stream/--no-stream", default=True, help="Whether the answer comes as it is generated.")
 @click.option("--json", "as_json", is_flag=True, help="Prints events, or the whole answer, as JSON, one object a line.")
 @click.option("-v", "--verbose", is_flag=True, help="Shows reasoning and the receipt on standard error.")
@@ -67,7 +71,9 @@ def command(  # noqa: PLR0917 - click passes them by name
     if json_schema is not None:
         request.response_format.json_schema.json_schema = json_schema.read()
     if reasoning_effort is not None:
-        request.reasoning.effort = conversation_pb2.ReasoningEffort.Value(f"REASONING_EFFORT_{reasoning_effort.upper()}")
+        request.reasoning.effort = conversation_pb2.ReasoningEffort.Value(
+            f"REASONING_EFFORT_{reasoning_effort.upper()}"
+        )
     keys = read_credentials(api_keys, credential_fields)
     with rpc_failures(), Client(server) as client:
         if stream:

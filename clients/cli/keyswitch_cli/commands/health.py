@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import click
+from keyswitch_client import Client
 
 from keyswitch_cli import exit_codes
 from keyswitch_cli.failures import rpc_failures, server_option
-from keyswitch_client import Client
 
 __all__ = ["command"]
 

@@ -6,9 +6,9 @@ import sys
 
 import click
 from google.protobuf import json_format
+from keyswitch_client import Client
 
 from keyswitch_cli.failures import rpc_failures, server_option
-from keyswitch_client import Client
 
 __all__ = ["command"]
 

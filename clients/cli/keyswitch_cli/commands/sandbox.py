@@ -12,14 +12,20 @@ __all__ = ["command"]
 
 @click.command("sandbox")
 @click.option(
-    "--listen", default="127.0.0.1:50552", show_default=True, metavar="HOST:PORT", help="Where to listen; loopback only."
+    "--listen",
+    default="127.0.0.1:50552",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen; loopback only.",
 )
 @click.option(
     "--replay",
     type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
     help="Folder of recordings, served as the models replay/<id>.",
 )
-@click.option("--chunk-bytes", default="", metavar="N|random:SEED", help="Cuts replayed answers, instead of as recorded.")
+@click.option(
+    "--chunk-bytes", default="", metavar="N|random:SEED", help="Cuts replayed answers, instead of as recorded."
+)
 def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str) -> None:
     """Run a provider's double: the model's name chooses what it does, for example sandbox/echo.
 
@@ -32,13 +38,16 @@ def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str) -> None:
 
         from keyswitch_sandbox import Recordings, Sandbox  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"the sandbox is not installed ({error.name}): pip install 'keyswitch[server]'") from None
+        raise click.ClickException(
+            f"the sandbox is not installed ({error.name}): pip install 'keyswitch[server]'"
+        ) from None
     host, _, port = listen.rpartition(":")
     try:
-        if not ipaddress.ip_address(host).is_loopback or not 0 <= int(port) < 1 << 16:
-            raise ValueError
+        fits = ipaddress.ip_address(host).is_loopback and 0 <= int(port) < 1 << 16
     except ValueError:
-        raise click.UsageError("--listen: expected a loopback address and a port, such as 127.0.0.1:50552") from None
+        fits = False
+    if not fits:
+        raise click.UsageError("--listen: expected a loopback address and a port, such as 127.0.0.1:50552")
     if chunk_bytes and replay is None:
         raise click.UsageError("--chunk-bytes goes with --replay")
     try:

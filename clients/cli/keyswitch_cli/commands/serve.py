@@ -11,7 +11,9 @@ __all__ = ["command"]
 
 
 @click.command("serve")
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.  [default: 127.0.0.1:50551]")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.  [default: 127.0.0.1:50551]"
+)
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
@@ -29,7 +31,9 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
         from keyswitch_engine.registry import RegistryError  # noqa: PLC0415
         from keyswitch_server import logging, server, settings  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"the server is not installed ({error.name}): pip install 'keyswitch[server]'") from None
+        raise click.ClickException(
+            f"the server is not installed ({error.name}): pip install 'keyswitch[server]'"
+        ) from None
     try:
         loaded = settings.load(config, **({"listen": listen} if listen else {}))
     except settings.InvalidSettingsError as error:

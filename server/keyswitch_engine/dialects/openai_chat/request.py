@@ -137,7 +137,9 @@ def _texts(parts: Iterable[Part], field: str) -> str:
     texts = []
     for number, part in enumerate(parts):
         if not isinstance(part.content, TextPart):
-            _unsupported(f"{field}.parts[{number}]" if field != "system" else f"system[{number}]", "only text goes here")
+            _unsupported(
+                f"{field}.parts[{number}]" if field != "system" else f"system[{number}]", "only text goes here"
+            )
         texts.append(part.content.text)
     return "\n".join(texts)
 
