@@ -134,6 +134,7 @@ class _Attempt:
         self.timing = Timing(self._loop.time())
         self.outcome = AttemptOutcome.SUCCEEDED
         self.decoder: Decoder | None = None
+        self.answering = False
         self._status: int | None = None
         self._request_id = ""
         self._reason = ""
@@ -204,8 +205,9 @@ class _Attempt:
             error.upstream_request_id = self._request_id
         if not isinstance(error, RequestError):
             error.message = _told(error, route)
-        if self.timing.first_event is not None and self.decoder is not None:
+        if self.decoder is not None:
             error.partial_usage = _partial_usage(self.decoder)
+        if self.answering:
             error.retryable = False  # a part was answered and will be billed
         self.outcome, self._reason = AttemptOutcome.FAILED, error.reason.value
         error.attempts = (self.line(),)
@@ -271,9 +273,10 @@ async def _pump(call: Call, answer: Answer, attempt: _Attempt, watch: Watch, sin
         while not decoder.done and (data := await _read(answer)):
             watch.progress()
             events += decoder.feed(data)
+            attempt.saw_event()
+            attempt.answering = attempt.answering or len(events) > 0
             if not started:
                 started = True
-                attempt.saw_event()
                 events.insert(0, attempt.started(decoder))
             if events and not decoder.done:
                 watch.writing(active=True)
@@ -286,6 +289,7 @@ async def _pump(call: Call, answer: Answer, attempt: _Attempt, watch: Watch, sin
     except DispatchError:
         events += decoder.pending
         if events:
+            attempt.answering = True
             if not started:
                 events.insert(0, attempt.started(decoder))
             watch.writing(active=True)
