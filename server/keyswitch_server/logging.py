@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def _allow(logger: object, method: str, event: MutableMapping[str, Any]) -> Muta
     return event
 
 
+def _serialise(event: object, **options: object) -> str:
+    """Serialise a line; every value in it is one of plain types."""
+    return msgspec.json.encode(event).decode()
+
+
 class _ForeignHandler(logging.Handler):
     """Passes on records of the standard library's loggers: who, how bad, and what kind of exception; no text."""
 
@@ -75,7 +81,7 @@ def configure(level: str, stream: Any = None) -> Logger:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _allow,
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(serializer=_serialise),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,

@@ -26,7 +26,7 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
     Prints one JSON line, {"listening": "HOST:PORT"}, when it accepts calls; logs go to standard error.
     """
     try:
-        import asyncio  # noqa: PLC0415 - none of this is needed for help
+        import uvloop  # noqa: PLC0415 - none of this is needed for help
 
         from keyswitch_engine.registry import RegistryError  # noqa: PLC0415
         from keyswitch_server import logging, server, settings  # noqa: PLC0415
@@ -40,6 +40,6 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
         raise click.UsageError(str(error)) from None
     log = logging.configure(loaded.log_level)
     try:
-        asyncio.run(server.serve(loaded, log, lambda address: click.echo(json.dumps({"listening": address}))))
+        uvloop.run(server.serve(loaded, log, lambda address: click.echo(json.dumps({"listening": address}))))
     except (server.ListenError, RegistryError) as error:
         raise click.ClickException(str(error)) from None
