@@ -6,7 +6,6 @@ import asyncio
 import json
 
 import grpc
-
 from keyswitch.v1 import dispatch_service_pb2 as pb
 
 
@@ -35,7 +34,7 @@ async def main() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("keyswitch.v1.DispatchService", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    print(json.dumps({"listening": f"127.0.0.1:{port}"}), flush=True)  # noqa: T201 - what the benchmark waits for
+    print(json.dumps({"listening": f"127.0.0.1:{port}"}), flush=True)
     await server.wait_for_termination()
 
 

@@ -1,9 +1,9 @@
 """CPU a unit of work, of the server alone: a whole answer, a burst of 50 events, an event of a paced stream.
 
-The upstream is $MOCK_UPSTREAM, a C program, if it is there and a compiler too, else the sandbox. Everything is on loopback
-and in processes of its own; CPU is user and system time of the server's process divided by units, so it holds on a noisy
-machine where rates do not. A bare grpc.aio server that answers the same calls with constants stands beside it: the ratio
-says what keyswitch adds to its transport.
+The upstream is $MOCK_UPSTREAM, a C program, if it is there and a compiler too, else the sandbox. Everything is on
+loopback and in processes of its own; CPU is user and system time of the server's process divided by units, so it holds
+on a noisy machine where rates do not. A bare grpc.aio server that answers the same calls with constants stands beside
+it: the ratio says what keyswitch adds to its transport.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from collections.abc import Awaitable, Callable, Iterator
 import grpc
 import psutil
 from google.protobuf import json_format
-
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 
@@ -50,7 +49,9 @@ class Upstream:
 @contextlib.contextmanager
 def process(*command: str, env: dict[str, str] | None = None, ready: bool = True) -> Iterator[tuple[int, str]]:
     """Run a command; yield its id and, where it prints one, the address that it listens on."""
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+    )
     try:
         line = started.stdout.readline() if ready and started.stdout is not None else b""
         yield started.pid, json.loads(line)["listening"] if line else ""
@@ -171,7 +172,9 @@ def main() -> None:
                     "KEYSWITCH_EGRESS_PLAIN_HTTP_HOSTS": '["127.0.0.1"]',
                 }
                 with process(*serve, env=env) as (pid, address):
-                    figures.setdefault(("keyswitch", kind), []).append(asyncio.run(measure(pid, address, kind, options)))
+                    figures.setdefault(("keyswitch", kind), []).append(
+                        asyncio.run(measure(pid, address, kind, options))
+                    )
                     memory = max(memory, psutil.Process(pid).memory_info().rss / 1e6)
                 if kind == "paced":
                     continue
@@ -181,7 +184,10 @@ def main() -> None:
                     )
     print(f"{'CPU microseconds, median of ' + str(ROUNDS):34} {'unary':>8} {'burst':>8} {'paced event':>12}")
     for name in ("keyswitch", "bare grpc.aio"):
-        cells = [statistics.median(figures[name, kind]) if (name, kind) in figures else None for kind in ("unary", "burst", "paced")]
+        cells = [
+            statistics.median(figures[name, kind]) if (name, kind) in figures else None
+            for kind in ("unary", "burst", "paced")
+        ]
         print(f"{name:34} " + " ".join(f"{cell:8.0f}" if cell is not None else f"{'-':>8}" for cell in cells))
     print(f"largest resident memory: {memory:.0f} MB")
 

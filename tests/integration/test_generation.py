@@ -6,12 +6,14 @@ import pathlib
 
 import grpc
 import psutil
-import pytest
 from google.protobuf import json_format
-
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2
-from keyswitch_client import AsyncClient, Client, Finished, Started, TextDelta
+from keyswitch_client import AsyncClient, Client, Finished, KeyswitchError, Started, TextDelta
+from keyswitch_engine import registry
+from keyswitch_engine.decode import ERROR_CLASSES, decode_answer
+from keyswitch_engine.errors import Reason
 from keyswitch_sandbox import Sandbox
+from support import ServerProcess
 
 KEYS = {"sandbox": "test-key"}
 WEATHER = conversation_pb2.Tool(
@@ -113,15 +115,23 @@ async def test_what_is_asked_for_reaches_the_provider_verbatim(client: AsyncClie
     assert '"temperature":0.5' in answer.text
 
 
-def test_the_synchronous_client_streams(server: object, sandbox: Sandbox) -> None:
+async def test_the_synchronous_client_streams(server: ServerProcess, sandbox: Sandbox) -> None:
     """The client without await gives the same events and answer."""
-    with Client(server.address) as client:  # type: ignore[attr-defined] # the fixture's class
-        with client.stream(model="replay/none", provider="sandbox", credentials=KEYS, messages="hi"):
-            pass  # leaving at once cancels, and does not hang
+
+    def both() -> tuple[str, conversation_pb2.Message, conversation_pb2.Message]:
+        with Client(server.address) as client:
+            stream = client.stream(model="sandbox/echo", credentials=KEYS, messages="hi there")
+            text = "".join(stream.text_deltas())
+            whole = client.generate(model="sandbox/echo", credentials=KEYS, messages="hi there")
+            return text, stream.answer.message, whole.message
+
+    text, streamed, whole = await asyncio.to_thread(both)
+    assert text == "hi there"
+    assert streamed == whole
 
 
 async def test_two_hundred_paced_streams_are_exact_and_small(
-    client: AsyncClient, server: object, sandbox: Sandbox
+    client: AsyncClient, server: ServerProcess, sandbox: Sandbox
 ) -> None:
     """200 streams at once all complete with their own words in order, and the server stays below 150 MB."""
 
@@ -134,7 +144,7 @@ async def test_two_hundred_paced_streams_are_exact_and_small(
 
     texts = await asyncio.gather(*(one(number) for number in range(200)))
     assert texts == [" ".join(f"s{number}w{word}" for word in range(30)) for number in range(200)]
-    resident = psutil.Process(server.process.pid).memory_info().rss  # type: ignore[attr-defined] # the fixture's class
+    resident = psutil.Process(server.process.pid).memory_info().rss
     assert resident < 150e6
 
 
@@ -142,25 +152,22 @@ async def test_recorded_streams_over_real_sockets_are_what_decode_makes_of_them(
     client: AsyncClient, recordings_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """200 recordings replayed sandbox, server, client give the text, calls, usage and failures that `decode` prints."""
-    from keyswitch_engine import registry
-    from keyswitch_engine.decode import ERROR_CLASSES, decode_answer
-    from keyswitch_engine.errors import Reason
-
     index = json.loads((recordings_folder / "index.json").read_text())
     chat = [entry for entry in index if entry["protocol"] == "openai-chat" and entry["kind"] in ("stream", "err")][:200]
     assert len(chat) == 200
     rows = registry.load()
     for entry in chat:
         meta = json.loads((recordings_folder / entry["meta_file"]).read_text())["response"]
-        headers = {name: value if isinstance(value, str) else ", ".join(value) for name, value in (meta.get("headers") or {}).items()}
+        headers = {
+            name: value if isinstance(value, str) else ", ".join(value)
+            for name, value in (meta.get("headers") or {}).items()
+        }
         body = (recordings_folder / entry["body_file"]).read_bytes()
         want = decode_answer(
             rows, provider="sandbox", protocol="openai-chat", status=meta["status"], headers=headers, stream=True,
             chunks=[body],
         )  # fmt: skip
         stream = client.stream(provider="sandbox", model=f"replay/{entry['id']}", credentials=KEYS, messages="hi")
-        from keyswitch_client import KeyswitchError
-
         try:
             answer = await stream.final()
         except KeyswitchError as error:

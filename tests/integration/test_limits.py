@@ -5,11 +5,11 @@ import asyncio
 import grpc
 import pytest
 from google.protobuf import json_format
-
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch_client import AsyncClient, DeadlineError, TextDelta
 from keyswitch_sandbox import Sandbox
+from support import ServerProcess
 
 KEYS = {"sandbox": "test-key"}
 
@@ -87,10 +87,10 @@ async def test_cancelling_a_unary_call_closes_the_upstream_socket(client: AsyncC
         await closed_by_us(sandbox, "sandbox/stall", number)
 
 
-async def test_a_client_that_disconnects_ends_the_call(server: object, sandbox: Sandbox) -> None:
+async def test_a_client_that_disconnects_ends_the_call(server: ServerProcess, sandbox: Sandbox) -> None:
     """Closing the connection in the middle of a stream closes the upstream socket too."""
     number = last_number(sandbox)
-    async with AsyncClient(server.address) as leaving:  # type: ignore[attr-defined] # the fixture's class
+    async with AsyncClient(server.address) as leaving:
         stream = leaving.stream(model="sandbox/stall-mid-stream", credentials=KEYS, messages="a b c d e")
         async for event in stream:
             if isinstance(event, TextDelta):
@@ -98,11 +98,11 @@ async def test_a_client_that_disconnects_ends_the_call(server: object, sandbox: 
     await closed_by_us(sandbox, "sandbox/stall-mid-stream", number)
 
 
-async def test_a_reader_that_stops_reading_stops_the_provider(server: object, sandbox: Sandbox) -> None:
+async def test_a_reader_that_stops_reading_stops_the_provider(server: ServerProcess, sandbox: Sandbox) -> None:
     """What an endless provider gets to send is bounded once nobody reads, and goes on when somebody does."""
     number = last_number(sandbox)
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)]
-    async with grpc.aio.insecure_channel(server.address, options) as channel:  # type: ignore[attr-defined] # as above
+    async with grpc.aio.insecure_channel(server.address, options) as channel:
         request = json_format.ParseDict(
             {
                 "target": {"model": "sandbox/endless"},

@@ -27,7 +27,6 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
     """
     try:
         import uvloop  # noqa: PLC0415 - none of this is needed for help
-
         from keyswitch_engine.registry import RegistryError  # noqa: PLC0415
         from keyswitch_server import logging, server, settings  # noqa: PLC0415
     except ModuleNotFoundError as error:
