@@ -42,50 +42,55 @@ class ReasoningDetails:
 
 
 class ThinkTagSplitter:
-    """Splits text with one leading `<think>…</think>` into reasoning and text, however the fragments are cut."""
+    """Splits text with one leading `<think>…</think>` into reasoning and text, however the fragments are cut.
 
-    __slots__ = ("_held", "_inside", "_over")
+    Line feeds beside the tags belong to them.
+    """
+
+    __slots__ = ("_held", "_inside", "_tag", "_trim")
 
     def __init__(self) -> None:
         """Start before the first fragment."""
         self._held = ""
+        self._tag = "<think>"  # the one that is looked for; empty once both were seen, or the first did not come
         self._inside = False
-        self._over = False
+        self._trim = False  # whether line feeds at the beginning of what follows are dropped
 
     def feed(self, text: str) -> Iterator[tuple[bool, str]]:
-        """Yield pieces as (is reasoning, text); what may be the beginning of a tag is held back."""
-        if self._over:
-            yield False, text
-            return
+        """Yield pieces as (is reasoning, text); what may become a tag is held back."""
         self._held += text
-        if not self._inside:
+        if self._tag == "<think>":
             start = self._held.lstrip()
-            if start.startswith("<think>"):
-                self._inside = True
-                self._held = start[len("<think>") :].lstrip("\n")
-            elif "<think>".startswith(start):
+            if self._tag.startswith(start):
                 return
+            if start.startswith(self._tag):
+                self._held = start[len(self._tag) :]
+                self._tag, self._inside, self._trim = "</think>", True, True
             else:
-                self._over = True
-                yield from self.end()
+                self._tag = ""
+        if self._tag:
+            before, found, after = self._held.partition(self._tag)
+            if found:
+                yield from self._piece(before)
+                self._held = after
+                self._tag, self._inside, self._trim = "", False, True
+            else:
+                sizes = range(min(len(self._tag) - 1, len(before)), 0, -1)
+                keep = next((size for size in sizes if self._tag.startswith(before[-size:])), 0)
+                self._held = before[len(before) - keep :]
+                yield from self._piece(before[: len(before) - keep])
                 return
-        before, tag, after = self._held.partition("</think>")
-        if tag:
-            self._over = True
-            self._inside = False
-            self._held = ""
-            if before:
-                yield True, before
-            if after.lstrip("\n"):
-                yield False, after.lstrip("\n")
-            return
-        keep = next((n for n in range(min(7, len(before)), 0, -1) if "</think>".startswith(before[-n:])), 0)
-        self._held = before[len(before) - keep :]
-        if before[: len(before) - keep]:
-            yield True, before[: len(before) - keep]
+        yield from self.end()
 
     def end(self) -> Iterator[tuple[bool, str]]:
         """Yield what was held back."""
         held, self._held = self._held, ""
-        if held:
-            yield self._inside, held
+        yield from self._piece(held)
+
+    def _piece(self, text: str) -> Iterator[tuple[bool, str]]:
+        """Yield a piece, without the line feeds that belong to a tag."""
+        if self._trim:
+            text = text.lstrip("\n")
+        if text:
+            self._trim = False
+            yield self._inside, text
