@@ -196,7 +196,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 @pytest.mark.parametrize(
     "chunks",
     [
-        pytest.param([chunk({"content": "a"}), chunk(finish="stop"), chunk(choices=[], usage=USAGE), DONE], id="separate"),
+        pytest.param([chunk({"content": "a"}), chunk(finish="stop"), chunk(choices=[], usage=USAGE)], id="separate"),
         pytest.param([chunk({"content": "a"}), chunk(finish="stop", usage=USAGE), DONE], id="with the finish"),
         pytest.param([chunk({"content": "a"}), chunk(finish="stop", usage=USAGE), chunk(choices=[], usage=USAGE)],
                      id="twice"),

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+from keyswitch_engine import dialects
+from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
+from keyswitch_engine.registry import RegistryError, load
+
+ROW = """schema = 1
+id = "made-up"
+name = "Made up"
+base_url = "https://made-up.example/v1"
+default_model = "large"
+models = ["large"]
+
+[[dialects]]
+name = "openai-chat"
+path = "/chat/completions"
+"""
+
+
+def write(folder: pathlib.Path, text: str, name: str = "made-up.toml") -> pathlib.Path:
+    (folder / name).write_text(text)
+    return folder
+
+
+def test_the_built_in_rows_load() -> None:
+    """Every provider that the product promises is there, with a default model and a way to speak."""
+    registry = load()
+    promised = {
+        "openrouter",
+        "openai",
+        "groq",
+        "deepseek",
+        "mistral",
+        "xai",
+        "together",
+        "cerebras",
+        "perplexity",
+        "sandbox",
+    }
+    assert promised <= set(registry.providers)
+    assert list(registry.providers) == sorted(registry.providers)
+    assert all(provider.default_model and provider.dialects for provider in registry.providers.values())
+    assert registry.providers["openrouter"].default_model == "openrouter/auto"
+
+
+def test_an_operator_adds_and_replaces_rows(tmp_path: pathlib.Path) -> None:
+    """A file in an operator's directory is one more provider, or takes the place of the one of its id."""
+    write(tmp_path, ROW)
+    write(tmp_path, ROW.replace("made-up", "groq"), "groq.toml")
+    registry = load([tmp_path])
+    assert registry.providers["made-up"].origin_host == "made-up.example"
+    assert registry.providers["groq"].origin_host == "groq.example"
+    found = registry.find("MADE-UP")
+    assert found is not None
+    assert found.id == "made-up"
+    assert registry.find("none") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("schema = 1", "schema = 2"), "schema 2"),
+        (("name =", "nmae ="), "nmae"),
+        (('id = "made-up"', 'id = "Made Up"'), "cannot name a provider"),
+        (('id = "made-up"', 'id = "platform"'), "cannot name a provider"),
+        (('models = ["large"]', 'models = ["small"]'), "default model"),
+        (('models = ["large"]', 'matchers = ["("]'), "no regular expression"),
+        (('models = ["large"]', "router = true"), "foreign_id_form"),
+        (("openai-chat", "morse"), "morse"),
+        (("https://made-up.example/v1", "ftp://made-up.example"), "base_url"),
+        (("https://made-up.example/v1", "https://user:pw@made-up.example"), "base_url"),
+        (('path = "/chat/completions"', 'path = "/chat"\n[dialects.compatibility]\nmagic = true'), "magic"),
+        (('path = "/chat/completions"', 'path = "/chat"\n[dialects.compatibility]\nterminal = "x"'), "terminal"),
+        (("[[dialects]]", '[auth]\nstyle = "header"\n[[dialects]]'), "auth.header"),
+        (("[[dialects]]", "[[dialects"), "made-up.toml"),
+        (("[[dialects]]", '[[errors]]\nreason = "NOPE"\n[[dialects]]'), "NOPE"),
+    ],
+)
+def test_a_bad_row_is_refused_by_name(tmp_path: pathlib.Path, change: tuple[str, str], words: str) -> None:
+    """Loading fails as a whole, naming the file and what is wrong."""
+    assert change[0] in ROW
+    write(tmp_path, ROW.replace(*change))
+    with pytest.raises(RegistryError, match=re.escape(words)) as raised:
+        load([tmp_path])
+    assert "made-up.toml" in str(raised.value)
+
+
+def test_a_name_belongs_to_one_provider(tmp_path: pathlib.Path) -> None:
+    """An alias that another provider has, and an id that comes twice, refuse to load."""
+    write(tmp_path, 'aliases = ["or"]\n' + ROW)
+    with pytest.raises(RegistryError, match="'or'"):
+        load([tmp_path])
+    write(write(tmp_path, ROW), ROW, "again.toml")
+    with pytest.raises(RegistryError, match="taken by"):
+        load([tmp_path])
+
+
+def test_a_missing_directory_is_an_error(tmp_path: pathlib.Path) -> None:
+    """An operator's directory that is not there is not an empty one."""
+    with pytest.raises(RegistryError, match="no such directory"):
+        load([tmp_path / "none"])
+
+
+def test_the_fingerprint_is_of_the_data(tmp_path: pathlib.Path) -> None:
+    """Comments and order do not change the fingerprint, data does."""
+    plain = load([write(tmp_path, ROW)]).fingerprint
+    lines = ROW.splitlines()
+    reordered = "\n".join([lines[1], "# a comment", lines[0], *lines[2:]])
+    assert load([write(tmp_path, reordered)]).fingerprint == plain
+    assert load([write(tmp_path, ROW.replace("Made up", "Other"))]).fingerprint != plain
+    assert re.fullmatch(r"[0-9a-f]{16}", plain)
+
+
+def test_the_sandbox_can_be_moved() -> None:
+    """A base URL from outside replaces the row's, for a provider that exists."""
+    assert load(base_urls={"sandbox": "http://127.0.0.1:9/v1"}).providers["sandbox"].origin_host == "127.0.0.1:9"
+    with pytest.raises(RegistryError):
+        load(base_urls={"none": "http://127.0.0.1:9"})
+
+
+@pytest.mark.parametrize("flag", ChatFlags.__struct_fields__)
+def test_every_flag_is_used_by_the_dialect(flag: str) -> None:
+    """A compatibility flag that nothing reads would be a promise that nothing keeps."""
+    folder = pathlib.Path(dialects.__file__).parent / "openai_chat"
+    code = "".join(file.read_text() for file in folder.glob("*.py") if file.name != "flags.py")
+    assert f"flags.{flag}" in code
