@@ -22,7 +22,7 @@ from yarl import URL
 
 from keyswitch_engine.errors import DispatchError, LimitExceeded, ProtocolError, ProviderError, Reason, StreamTruncated
 
-__all__ = ["FOREIGN_ERRORS", "Answer", "Egress", "EgressPolicy", "translate"]
+__all__ = ["FOREIGN_ERRORS", "Answer", "BlockedAddressError", "Egress", "EgressPolicy", "Timing", "translate"]
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 

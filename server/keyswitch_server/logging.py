@@ -19,7 +19,7 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["ALLOWED", "Logger", "configure", "places"]
+__all__ = ["ALLOWED", "Logger", "configure", "log_fields", "places"]
 
 ALLOWED = frozenset(
     {

@@ -14,6 +14,7 @@ from keyswitch.v1 import conversation_pb2, event_pb2, usage_pb2
 __all__ = [
     "ArgumentsDelta", "BlockStart", "BlockStop", "Citation", "Event", "Finished", "Logprobs", "MediaDelta",
     "ReasoningDelta", "RefusalDelta", "Started", "TextDelta", "ToolCallStart", "read_event",
+    "stop_reason_name",
 ]  # fmt: skip
 
 

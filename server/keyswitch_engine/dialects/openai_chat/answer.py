@@ -8,6 +8,17 @@ import msgspec
 
 from keyswitch_engine.dialects.base import Profile
 from keyswitch_engine.dialects.blocks import BlockBuilder
+from keyswitch_engine.dialects.openai_chat.chunks import (
+    DECODER,
+    Annotation,
+    Choice,
+    Completion,
+    ContentPart,
+    Delta,
+    Function,
+    ToolCall,
+    WireTokenLogprob,
+)
 from keyswitch_engine.dialects.openai_chat.errors import read_error
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
@@ -57,93 +68,6 @@ def stop_reason(raw: str) -> StopReason:
     return STOP_REASONS.get(raw.lower(), StopReason.OTHER) if raw else StopReason.UNKNOWN
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: Any = None
-
-
-class _Custom(msgspec.Struct):
-    name: str | None = None
-    input: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-    custom: _Custom | None = None
-
-
-class _ContentPart(msgspec.Struct):
-    type: str = "text"
-    text: str | None = None
-    thinking: Any = None
-    refusal: str | None = None
-
-
-class _UrlCitation(msgspec.Struct):
-    url: str = ""
-    title: str | None = None
-    content: str | None = None
-    start_index: int | None = None
-    end_index: int | None = None
-
-
-class _Annotation(msgspec.Struct):
-    url_citation: _UrlCitation | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | list[_ContentPart] | dict[str, Any] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    reasoning_text: str | None = None
-    reasoning_details: list[dict[str, Any]] | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-    function_call: _Function | None = None
-    annotations: list[_Annotation] | None = None
-
-
-class _TopLogprob(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-
-
-class _TokenLogprob(_TopLogprob):
-    top_logprobs: list[_TopLogprob] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[_TokenLogprob] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int | None = None
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-    usage: msgspec.Raw = msgspec.Raw()  # Moonshot
-
-
-class _XGroq(msgspec.Struct):
-    usage: msgspec.Raw = msgspec.Raw()
-
-
-class _Answer(msgspec.Struct):
-    """A chunk or a whole completion."""
-
-    id: str | int | None = None
-    model: str | None = None
-    choices: list[_Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw()
-    error: msgspec.Raw = msgspec.Raw()
-    x_groq: _XGroq | None = None
-
-
-_DECODER = msgspec.json.Decoder(_Answer)
 _OPENING_BRACE = ord("{")
 _NOTHING = (b"", b"null", b"{}", b'""')
 
@@ -173,10 +97,10 @@ class _Answering:
     def usage(self) -> Usage | None:
         return read_usage(self._usage, self._flags) if self._usage else None
 
-    def _answer(self, data: bytes) -> _Answer:
+    def _answer(self, data: bytes) -> Completion:
         """Decode one JSON object, and raise the error that it may be."""
         try:
-            answer = _DECODER.decode(data)
+            answer = DECODER.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError("the provider sent something that is not a chat completion") from error
         if bytes(answer.error) not in _NOTHING:
@@ -184,7 +108,7 @@ class _Answering:
             raise read_error(data, 200, self._profile.error_rules)
         return answer
 
-    def _note(self, answer: _Answer) -> None:
+    def _note(self, answer: Completion) -> None:
         """Keep what is said beside the choices. Usage is set, not added: repeated ones are cumulative."""
         if answer.id and not self.response_id:
             self.response_id = str(answer.id)
@@ -195,7 +119,7 @@ class _Answering:
         elif answer.x_groq is not None and bytes(answer.x_groq.usage) not in _NOTHING:
             self._usage = bytes(answer.x_groq.usage)
 
-    def _choice(self, choice: _Choice, delta: _Delta | None) -> None:
+    def _choice(self, choice: Choice, delta: Delta | None) -> None:
         """Read what one choice adds. Only the first choice is asked for; others are ignored."""
         if choice.index:
             return
@@ -211,7 +135,7 @@ class _Answering:
             self._finish = choice.finish_reason
             self._finished = True
 
-    def _delta(self, delta: _Delta) -> None:
+    def _delta(self, delta: Delta) -> None:
         """Read a delta or a message; reasoning comes before the text that it led to."""
         if reasoning := delta.reasoning_content or delta.reasoning or delta.reasoning_text:
             self._blocks.reasoning(reasoning)
@@ -235,7 +159,7 @@ class _Answering:
                 self._tool_call(call)
         legacy = delta.function_call
         if legacy is not None and (legacy.name or legacy.arguments):  # the form before tool calls, still in use
-            self._tool_call(_ToolCall(0, None, legacy))
+            self._tool_call(ToolCall(0, None, legacy))
 
     def _text(self, text: str) -> None:
         """Add text, split from the reasoning inside it where the row says that the provider mixes them."""
@@ -268,7 +192,7 @@ class _Answering:
             if not shown and isinstance(text, str):
                 self._blocks.reasoning(text)
 
-    def _parts(self, parts: list[_ContentPart]) -> None:
+    def _parts(self, parts: list[ContentPart]) -> None:
         """Read content that is an array: Mistral's thinking chunks, and plain text parts."""
         for part in parts:
             if part.type == "thinking":
@@ -283,13 +207,13 @@ class _Answering:
             elif part.text:
                 self._text(part.text)
 
-    def _tool_call(self, call: _ToolCall) -> None:
+    def _tool_call(self, call: ToolCall) -> None:
         """Read a fragment of a tool call.
 
         Fragments belong together by id, else by index, else to the call before. A fragment with a name and an id that
         is new begins a call of its own even under an index that is in use: some providers number every call 0.
         """
-        function = call.function or _Function()
+        function = call.function or Function()
         name, arguments = function.name, function.arguments
         if call.custom is not None and call.custom.name:
             name, arguments = call.custom.name, call.custom.input
@@ -308,7 +232,7 @@ class _Answering:
             text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
             self._blocks.arguments(index, text)
 
-    def _annotations(self, annotations: list[_Annotation]) -> None:
+    def _annotations(self, annotations: list[Annotation]) -> None:
         """Read the sources that the text quotes."""
         for annotation in annotations:
             found = annotation.url_citation
@@ -321,7 +245,7 @@ class _Answering:
                 )
                 self._blocks.add(CitationDelta(index, citation))
 
-    def _logprobs(self, tokens: list[_TokenLogprob]) -> None:
+    def _logprobs(self, tokens: list[WireTokenLogprob]) -> None:
         """Read log probabilities, which belong to the text just added."""
         index = self._blocks.open_text()
         if index is None:
@@ -404,7 +328,7 @@ class StreamDecoder(_Answering):
         _bound(len(self._whole))
         return False
 
-    def _chunk(self, answer: _Answer) -> None:
+    def _chunk(self, answer: Completion) -> None:
         """Read one chunk."""
         self._note(answer)
         for choice in answer.choices or ():

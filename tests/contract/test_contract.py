@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import importlib
+import pathlib
+import pkgutil
+import types
+
+import pytest
+from google.protobuf.descriptor import Descriptor
+from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
+from keyswitch_bridge.not_yet import RPCS
+
+PACKAGES = (
+    "keyswitch_engine",
+    "keyswitch_bridge",
+    "keyswitch_server",
+    "keyswitch_sandbox",
+    "keyswitch_client",
+    "keyswitch_cli",
+)
+
+
+def fields(descriptor: Descriptor) -> dict[str, tuple[int, int, bool, str]]:
+    return {
+        field.name: (field.number, field.type, field.is_repeated, field.message_type.name if field.message_type else "")
+        for field in descriptor.fields
+    }
+
+
+def test_the_two_generate_requests_are_the_same() -> None:
+    """A request for a whole answer is byte for byte one for a stream."""
+    whole = fields(dispatch_service_pb2.GenerateRequest.DESCRIPTOR)
+    assert whole == fields(dispatch_service_pb2.StreamGenerateRequest.DESCRIPTOR)
+    explain = fields(dispatch_service_pb2.ExplainRouteRequest.DESCRIPTOR)
+    assert explain.pop("include_body")
+    assert explain == whole
+
+
+def test_the_table_of_rpcs_names_real_ones() -> None:
+    """What is said not to be built yet exists in the contract."""
+    services = (
+        dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"],
+        registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"],
+    )
+    methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
+    assert methods >= RPCS
+
+
+def modules() -> list[str]:
+    found = []
+    for name in PACKAGES:
+        package = importlib.import_module(name)
+        found.append(name)
+        found += [module.name for module in pkgutil.walk_packages(package.__path__, f"{name}.")]
+    return [name for name in found if not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_all_is_right(name: str) -> None:
+    """What a module offers is what it says: every public class and function of its own is in `__all__`, and exists."""
+    module = importlib.import_module(name)
+    offered = getattr(module, "__all__", None)
+    own = {
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_")
+        and isinstance(value, type | types.FunctionType)
+        and getattr(value, "__module__", None) == name
+    }
+    if offered is None:
+        assert own == set(), "a module with public names needs __all__"
+        return
+    assert [entry for entry in offered if not hasattr(module, entry)] == []
+    assert own - set(offered) == set()
+
+
+def test_no_module_has_grown_a_second_idea() -> None:
+    """Modules stay below 420 lines."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    long = {
+        str(file.relative_to(root)): count
+        for folder in ("server", "clients")
+        for file in (root / folder).rglob("*.py")
+        if (count := len(file.read_text().splitlines())) > 420
+    }
+    assert long == {}
