@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from keyswitch_engine.errors import DispatchError, Reason
+from keyswitch_server import logging
+from keyswitch_server.guard import Guard
+
+SECRET = "hidden-in-the-text"
+
+
+async def stray_cancel(request: bytes, context: object) -> bytes:
+    raise asyncio.CancelledError
+
+
+async def group(request: bytes, context: object) -> bytes:
+    raise BaseExceptionGroup("group", [asyncio.CancelledError(SECRET), ValueError(SECRET)])
+
+
+async def system_exit(request: bytes, context: object) -> bytes:
+    raise SystemExit(SECRET)
+
+
+async def interrupt(request: bytes, context: object) -> bytes:
+    raise KeyboardInterrupt(SECRET)
+
+
+async def plain(request: bytes, context: object) -> bytes:
+    raise ValueError(SECRET)
+
+
+async def dispatch_error(request: bytes, context: object) -> bytes:
+    raise DispatchError(Reason.MODEL_NOT_FOUND, "no such model")
+
+
+async def fine(request: bytes, context: object) -> bytes:
+    return request
+
+
+BEHAVIOURS: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
+    "stray_cancel": stray_cancel,
+    "group": group,
+    "system_exit": system_exit,
+    "interrupt": interrupt,
+    "plain": plain,
+    "dispatch_error": dispatch_error,
+    "fine": fine,
+}
+
+
+async def streamed(behaviour: Callable[[bytes, Any], Awaitable[bytes]], request: bytes, context: Any) -> None:
+    await context.write(b"first")
+    await behaviour(request, context)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[grpc.aio.Channel, io.StringIO]]:
+    out = io.StringIO()
+    log = logging.configure("info", out)
+    server = grpc.aio.server(interceptors=[Guard(log)])
+    handlers = {name: grpc.unary_unary_rpc_method_handler(behaviour) for name, behaviour in BEHAVIOURS.items()}
+    for name, behaviour in BEHAVIOURS.items():
+
+        async def stream(request: bytes, context: Any, behaviour: Any = behaviour) -> None:
+            await streamed(behaviour, request, context)
+
+        handlers[f"{name}_stream"] = grpc.unary_stream_rpc_method_handler(stream)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel, out
+    await server.stop(0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["stray_cancel", "group", "system_exit", "interrupt", "plain"])
+async def test_whatever_a_handler_raises_ends_as_an_incident(
+    served: tuple[grpc.aio.Channel, io.StringIO], name: str, stream: bool
+) -> None:
+    """The call ends INTERNAL with an incident id; the text of the exception is neither on the wire nor in the log."""
+    channel, out = served
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        if stream:
+            async for _ in channel.unary_stream(f"/test.Service/{name}_stream")(b"x", timeout=5):
+                pass
+        else:
+            await channel.unary_unary(f"/test.Service/{name}")(b"x", timeout=5)
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    incident = next(line for line in lines if line["event"] == "incident")
+    assert incident["incident"] in (raised.value.details() or "")
+    assert any("test_guard.py" in place for place in incident["exception_places"])
+    assert SECRET not in out.getvalue() + str(raised.value) + repr(raised.value.trailing_metadata())
+    assert await channel.unary_unary("/test.Service/fine")(b"still here", timeout=5) == b"still here"
+
+
+async def test_an_error_of_ours_is_its_status(served: tuple[grpc.aio.Channel, io.StringIO]) -> None:
+    """A DispatchError is no incident but the status of its reason."""
+    channel, out = served
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await channel.unary_unary("/test.Service/dispatch_error")(b"x", timeout=5)
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.NOT_FOUND, "no such model")
+    assert "incident" not in out.getvalue()
+
+
+async def test_a_method_that_nobody_serves_is_unimplemented(served: tuple[grpc.aio.Channel, io.StringIO]) -> None:
+    """GRPC's own answer for unknown methods stays."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await served[0].unary_unary("/test.Service/nothing")(b"x", timeout=5)
+    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED

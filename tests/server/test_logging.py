@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import io
+import json
+import logging as stdlib
+
+from keyswitch_server import logging
+
+
+def lines(out: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_only_listed_keys_are_logged() -> None:
+    """A key that is not on the list is dropped, and counted."""
+    out = io.StringIO()
+    logging.configure("info", out).info("call", method="Generate", api_key="hidden", request="hidden")
+    (line,) = lines(out)
+    assert (line["event"], line["method"], line["fields_dropped"]) == ("call", "Generate", 2)
+    assert "hidden" not in out.getvalue()
+
+
+def test_the_level_is_the_least_that_is_logged() -> None:
+    """Lines below the level are not written."""
+    out = io.StringIO()
+    log = logging.configure("warning", out)
+    log.info("call")
+    log.warning("call")
+    assert len(lines(out)) == 1
+
+
+def test_tracebacks_of_libraries_lose_their_texts() -> None:
+    """What a library logs keeps logger, type and places, no message: texts hold what users sent."""
+    out = io.StringIO()
+    logging.configure("info", out)
+    try:
+        raise ValueError("hidden")
+    except ValueError:
+        stdlib.getLogger("some.library").exception("hidden %s", "hidden")
+    (line,) = lines(out)
+    assert (line["logger"], line["exception_type"]) == ("some.library", "ValueError")
+    assert "test_logging.py" in str(line["exception_places"])
+    assert "hidden" not in out.getvalue()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from keyswitch_server.settings import InvalidSettingsError, load
+
+
+def test_arguments_beat_the_environment_which_beats_the_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each source wins over the next: argument, environment, file, default."""
+    file = tmp_path / "keyswitch.toml"
+    file.write_text('listen = "127.0.0.1:1"\nmax_calls = 2\nlog_level = "error"\n')
+    monkeypatch.setenv("KEYSWITCH_LISTEN", "127.0.0.1:3")
+    monkeypatch.setenv("KEYSWITCH_MAX_CALLS", "4")
+    settings = load(file, listen="127.0.0.1:5")
+    assert (settings.listen, settings.max_calls, settings.log_level, settings.grace_seconds) == (
+        "127.0.0.1:5",
+        4,
+        "error",
+        30.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_clals = 3", "max_clals"),
+        ('max_calls = "many"', "max_calls"),
+        ("max_calls = 0", "max_calls"),
+        ('listen = "nowhere"', "listen"),
+        ('listen = "0.0.0.0:1"', "insecure_listen"),
+        ('listen = "gateway.example:1"', "insecure_listen"),
+        ('egress_private_networks = ["10.0.0.0/99"]', "egress_private_networks"),
+        ("listen = ", "keyswitch.toml"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(tmp_path: pathlib.Path, text: str, words: str) -> None:
+    """Unknown and invalid settings name themselves; nothing is guessed."""
+    file = tmp_path / "keyswitch.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidSettingsError, match=words):
+        load(file)
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: pathlib.Path) -> None:
+    """A config file that was named has to exist."""
+    with pytest.raises(InvalidSettingsError, match="no such file"):
+        load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+def test_loopback_needs_no_flag(listen: str) -> None:
+    """Loopback addresses may be listened on without TLS."""
+    assert load(None, listen=listen).listen == listen
+
+
+def test_elsewhere_needs_a_flag_that_says_insecure() -> None:
+    """Any other address needs the flag."""
+    assert load(None, listen="0.0.0.0:0", insecure_listen=True).listen == "0.0.0.0:0"
