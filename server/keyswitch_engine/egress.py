@@ -121,7 +121,7 @@ class Answer:
         try:
             return await self._content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise translate(error) from error
+            raise translate(error) from None  # its text and its request hold what must not be shown
 
     async def drain(self) -> None:
         """Read what is left of an answer that is complete, so that its connection can serve another call.
@@ -199,7 +199,7 @@ class Egress:
             ) as response:
                 yield Answer(response)
         except (aiohttp.ClientError, OSError) as error:
-            raise translate(error) from error
+            raise translate(error) from None  # its text and its request hold what must not be shown
 
     def _check_url(self, url: str) -> None:
         """Refuse plain http to hosts that were not named for it."""
