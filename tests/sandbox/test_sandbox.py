@@ -34,7 +34,7 @@ async def post(session: aiohttp.ClientSession, request: dict[str, Any]) -> tuple
 
 def deltas(stream: bytes) -> list[dict[str, Any]]:
     """Return the delta of every chunk that has one."""
-    chunks = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith(b"data: {")]
+    chunks = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith(b'data: {"')]
     return [chunk["choices"][0]["delta"] for chunk in chunks if chunk.get("choices")]
 
 
@@ -46,7 +46,7 @@ async def test_echo_says_the_text_back_exactly(http: aiohttp.ClientSession) -> N
     assert (status, "".join(delta.get("content", "") for delta in deltas(stream))) == (200, text)
     assert stream.endswith(b"data: [DONE]\n\n")
     usage = json.loads(stream.splitlines()[-4][6:])["usage"]
-    assert (usage["prompt_tokens"], usage["total_tokens"]) == (2, 2 + usage["completion_tokens"])
+    assert (usage["prompt_tokens"], usage["total_tokens"]) == (3, 3 + usage["completion_tokens"])
     _, whole = await post(http, body("echo", stream=False, text=text))
     assert json.loads(whole)["choices"][0]["message"]["content"] == text
 
@@ -93,7 +93,7 @@ async def test_streams_go_wrong_as_they_are_told(http: aiohttp.ClientSession) ->
     for name, last in (("truncated", b" two"), ("error-mid-stream", b"server_error"), ("bad-json", b"{not json")):
         status, stream = await post(http, body(name, sandbox={"after": 2}))
         assert status == 200
-        assert "".join(delta.get("content", "") for delta in deltas(stream)) == "one two" or name == "bad-json"
+        assert "".join(delta.get("content", "") for delta in deltas(stream)) == "one two"
         assert last in stream
         assert b"[DONE]" not in stream
     for stream in (True, False):
