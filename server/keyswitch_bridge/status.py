@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from keyswitch.v1 import error_pb2
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Origin, Reason
 
-from keyswitch_bridge.responses import attempt_message, seconds, usage_message
+from keyswitch_bridge.receipts import attempt_message, seconds, usage_message
 
 __all__ = ["CODES", "DOMAIN", "MAX_DETAILS_BYTES", "RpcFailure", "internal_failure", "rpc_failure"]
 

@@ -10,8 +10,10 @@ from typing import Any
 import grpc
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import dispatch_service_pb2_grpc as pb_grpc
+from keyswitch_bridge.answers import generate_response
 from keyswitch_bridge.requests import GenerateMessage, RequestedLimits, read_explain, read_generate
-from keyswitch_bridge.responses import batches, generate_response, route_message
+from keyswitch_bridge.responses import batches
+from keyswitch_bridge.routes import route_message
 from keyswitch_bridge.status import CODES
 from keyswitch_engine.dispatch import Call, Dispatcher, TimeLimits
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from keyswitch_bridge.responses import MAX_BATCH_BYTES, batches, generate_response
+from keyswitch_bridge.answers import generate_response
+from keyswitch_bridge.responses import MAX_BATCH_BYTES, batches
 from keyswitch_engine.events import (
     ArgumentsDelta,
     Attempt,

@@ -1,0 +1,62 @@
+"""Routes and rows of the registry as messages of the contract."""
+
+from __future__ import annotations
+
+import msgspec
+from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
+from keyswitch_engine.registry import Provider
+from keyswitch_engine.route import Route
+
+from keyswitch_bridge.receipts import BILLINGS, SOURCES
+
+__all__ = ["provider_message", "route_message"]
+
+
+def route_message(route: Route) -> dispatch_service_pb2.Route:
+    """Turn a decision into its message."""
+    return dispatch_service_pb2.Route(
+        provider=route.provider.id,
+        requested_model=route.requested_model,
+        resolved_model=route.model,
+        dialect=route.dialect.dialect.name,
+        origin_host=route.provider.origin_host,
+        credential_source=SOURCES[route.credential_source],
+        credential_label=route.credential_label,
+        billing=BILLINGS[route.billing],
+        reasons=route.reasons,
+        excluded=[
+            dispatch_service_pb2.ExcludedCandidate(provider=candidate.provider, reason=candidate.reason)
+            for candidate in route.excluded
+        ],
+        warnings=route.warnings,
+        compatibility=_flags(route.dialect.profile.flags),
+    )
+
+
+def provider_message(provider: Provider) -> registry_service_pb2.Provider:
+    """Turn a row of the registry into its message."""
+    return registry_service_pb2.Provider(
+        id=provider.id,
+        display_name=provider.name,
+        aliases=provider.aliases,
+        dialects=[row.dialect.name for row in provider.dialects],
+        origin_host=provider.origin_host,
+        default_model=provider.default_model,
+        small_model=provider.small_model,
+        models=provider.models,
+        vendor_token=provider.vendor_token,
+        router=provider.router,
+        hosts_foreign_models=provider.foreign_id_form is not None and not provider.router,
+        credential_kinds=provider.auth.accepts,
+        key_variables=provider.key_variables,
+        key_pattern=provider.key_pattern.pattern if provider.key_pattern else "",
+        compatibility=_flags(provider.dialects[0].profile.flags),
+    )
+
+
+def _flags(flags: msgspec.Struct) -> dict[str, str]:
+    """Show compatibility flags as words."""
+    return {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for name, value in msgspec.to_builtins(flags).items()
+    }
