@@ -5,9 +5,9 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 # Folder of recorded provider traffic; tests and `make conformance` skip, and say so, where it is absent.
-RECORDINGS ?= $(wildcard ../shared/recordings)
+RECORDINGS ?= $(abspath $(wildcard ../shared/recordings))
 # A lean upstream in C for benchmarks; the sandbox stands in where it is absent.
-MOCK_UPSTREAM ?= $(wildcard ../shared/bench/mock_upstream.c)
+MOCK_UPSTREAM ?= $(abspath $(wildcard ../shared/bench/mock_upstream.c))
 export RECORDINGS MOCK_UPSTREAM
 
 BIN := .venv/bin

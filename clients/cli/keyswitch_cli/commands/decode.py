@@ -100,7 +100,10 @@ def _decode(rows: registry.Registry, line: _Line, folder: pathlib.Path) -> dict[
 
     def chunks() -> Iterator[bytes]:
         size = None if line.chunk_bytes is None else str(line.chunk_bytes)
-        return cut((folder / line.body_file).read_bytes(), size, line.chunk_sizes)
+        body = pathlib.Path(line.body_file)
+        if not body.exists():  # not from here, so from the batch file's folder
+            body = folder / body
+        return cut(body.read_bytes(), size, line.chunk_sizes)
 
     headers = {name: value if isinstance(value, str) else ", ".join(value) for name, value in line.headers.items()}
     return decode_answer(
