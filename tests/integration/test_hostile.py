@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import base64
+import pathlib
+import urllib.parse
+
+import psutil
+import pytest
+from keyswitch_client import AsyncClient, KeyswitchError, ProviderError
+from keyswitch_sandbox import Sandbox
+from keyswitch_sandbox.scenarios import SCENARIOS
+from support import EGRESS, ServerProcess, server_process
+
+
+@pytest.mark.parametrize(
+    ("model", "stream", "reason"),
+    [
+        ("huge-line", True, "PROVIDER_PROTOCOL_ERROR"),
+        ("gzip-bomb", False, "PROVIDER_PROTOCOL_ERROR"),
+        ("gzip-bomb", True, "STREAM_TRUNCATED"),  # 64 MiB of white space hold no event, and no memory either
+        ("many-headers", False, "PROVIDER_PROTOCOL_ERROR"),
+        ("many-headers", True, "PROVIDER_PROTOCOL_ERROR"),
+    ],
+)
+async def test_a_provider_that_sends_too_much_is_cut_off(
+    client: AsyncClient, server: ServerProcess, model: str, stream: bool, reason: str
+) -> None:
+    """Endless lines, bombs and headers by the thousand end in a typed error, within memory."""
+    arguments = {"model": f"sandbox/{model}", "credentials": {"sandbox": "k"}, "messages": "x"}
+    with pytest.raises(ProviderError) as raised:
+        if stream:
+            await client.stream(**arguments).final()  # type: ignore[arg-type] # plain strings
+        else:
+            await client.generate(**arguments)  # type: ignore[arg-type] # plain strings
+    assert raised.value.reason == reason
+    assert psutil.Process(server.process.pid).memory_info().rss < 250e6
+
+
+async def test_a_key_is_found_nowhere(sandbox: Sandbox, tmp_path: pathlib.Path) -> None:
+    """Whatever goes wrong, streamed or whole, the key is in no log, status, detail, message, repr or str."""
+    canary = "canary-9f3a+71=/c2"
+    shapes = (canary, base64.b64encode(canary.encode()).decode().rstrip("="), urllib.parse.quote(canary, safe=""))
+    shown: list[str] = []
+    env = {**EGRESS, "KEYSWITCH_SANDBOX_URL": sandbox.url, "KEYSWITCH_LOG_LEVEL": "debug"}
+    async with server_process(tmp_path, env) as own, AsyncClient(own.address, timeout=2.0) as client:
+        for name in sorted(SCENARIOS):
+            if name in ("endless", "huge-line", "gzip-bomb", "echo-request"):
+                continue  # long, and without an error of their own
+            for whole in (True, False):
+                try:
+                    arguments = {"model": f"sandbox/{name}", "credentials": {"sandbox": canary}, "messages": "a b c d"}
+                    stalled = 0.3 if name.startswith("stall") else 2.0
+                    if whole:
+                        answer = await client.generate(timeout=stalled, **arguments)  # type: ignore[arg-type] # strings
+                    else:
+                        answer = await client.stream(timeout=stalled, **arguments).final()  # type: ignore[arg-type] # as above
+                    shown += [str(answer.response), repr(answer)]
+                except KeyswitchError as error:
+                    shown += [
+                        str(error),
+                        repr(error),
+                        repr(vars(error)),
+                        repr(error.__cause__),
+                        repr(error.__context__),
+                    ]
+        for bad in ("bad key with spaces " + canary, canary + "\r\nX-Injected: 1"):
+            with pytest.raises(KeyswitchError) as raised:
+                await client.generate(model="sandbox/echo", credentials={"sandbox": bad}, messages="x")
+            shown.append(repr(vars(raised.value)))
+        log = own.log.read_text()
+    assert len(shown) > 60
+    assert log.count('"event":"call"') > 50
+    for shape in shapes:
+        assert shape not in log
+        assert not [text for text in shown if shape in text]
