@@ -71,9 +71,6 @@ class Dispatcher:
                     await _pump(call, answer, attempt, watch, sink)
         except DispatchError as error:
             attempt.fail(error)
-        except asyncio.CancelledError:
-            attempt.outcome = AttemptOutcome.CANCELLED
-            raise
 
     async def generate(self, call: Call) -> list[Event]:
         """Make a call and return all its events.
@@ -119,7 +116,7 @@ async def _refusal(call: Call, answer: Answer) -> DispatchError:
     if answer.status < 400:  # noqa: PLR2004 - redirections, RFC 9110
         return ProtocolError("the provider answered with a redirect, which is not followed")
     body = bytearray()
-    while len(body) < MAX_ERROR_BYTES and (data := await answer.read()):
+    while len(body) < MAX_ERROR_BYTES and (data := await _read(answer)):
         body += data
     dialect = call.route.dialect
     return dialect.dialect.error(dialect.profile, answer.status, answer.headers, bytes(body[:MAX_ERROR_BYTES]))

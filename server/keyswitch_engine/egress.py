@@ -189,17 +189,20 @@ class Egress:
             raise RuntimeError("egress is used outside its context")
         self._check_url(url)
         try:
-            async with self._session.post(
+            response = await self._session.post(
                 URL(url, encoded=True),
                 data=body,
                 headers={"User-Agent": "keyswitch", "Accept-Encoding": "identity", **headers},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_limit),
                 trace_request_ctx=timing,
-            ) as response:
-                yield Answer(response)
+            )
         except (aiohttp.ClientError, OSError) as error:
             raise translate(error) from None  # its text and its request hold what must not be shown
+        try:
+            yield Answer(response)
+        finally:
+            response.close()  # does nothing where the answer was read to its end and its connection went back
 
     def _check_url(self, url: str) -> None:
         """Refuse plain http to hosts that were not named for it."""

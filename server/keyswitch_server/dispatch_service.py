@@ -116,21 +116,21 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         return Call(
             generation=asked.generation,
             route=route,
-            limits=self._bounded(asked.limits),
+            limits=self._bounded(asked.limits, streamed=isinstance(request, pb.StreamGenerateRequest)),
             received_at=line.received_at,
             deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
             coalesce_window=asked.coalesce_window,
         )
 
-    def _bounded(self, asked: RequestedLimits) -> TimeLimits:
-        """Return the limits in force."""
+    def _bounded(self, asked: RequestedLimits, *, streamed: bool) -> TimeLimits:
+        """Return the limits in force. A whole answer begins when it is complete, so no default bounds its beginning."""
         defaults = self._limits
         if asked.total is not None and asked.total > self._max_total:
             raise InvalidRequest([Violation("limits.total_timeout", f"at most {self._max_total:g} seconds here")])
         total = min(asked.total or defaults.total, self._max_total)
         return TimeLimits(
             connect=min(asked.connect or defaults.connect, total),
-            first_token=min(asked.first_token or defaults.first_token, total),
+            first_token=min(asked.first_token or (defaults.first_token if streamed else total), total),
             idle=min(asked.idle or defaults.idle, total),
             total=total,
         )
