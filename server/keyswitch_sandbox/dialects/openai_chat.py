@@ -182,7 +182,7 @@ def _whole_calls(pieces: Sequence[ToolCall]) -> list[dict[str, Any]]:
 
 _ERRORS: dict[Failure, tuple[int, str, str, str]] = {
     Failure.BAD_KEY: (401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided: {key}."),
-    Failure.NOT_PERMITTED: (403, "permission_error", "", "Your account may not use this model."),
+    Failure.NOT_PERMITTED: (403, "permission_error", "", "The key {key} may not use this model."),
     Failure.OUT_OF_CREDIT: (429, "insufficient_quota", "insufficient_quota", "You exceeded your current quota."),
     Failure.PAYMENT_REQUIRED: (402, "billing_error", "", "Payment is required."),
     Failure.RATE_LIMITED: (429, "requests", "rate_limit_exceeded", "Rate limit reached; try again in 2s."),
@@ -202,7 +202,7 @@ _ERRORS: dict[Failure, tuple[int, str, str, str]] = {
 
 
 def error_body(failure: Failure, key: str) -> tuple[int, dict[str, str], bytes]:
-    """Return status, headers and body of an error. Like real providers, it quotes a bad key back."""
+    """Return status, headers and body of an error. Like real providers, it quotes the key back."""
     status, kind, code, message = _ERRORS[failure]
     headers = {"retry-after": "2"} if failure is Failure.RATE_LIMITED else {}
     error = {"message": message.format(key=key), "type": kind, "param": None, "code": code or None}
