@@ -269,6 +269,22 @@ async def test_a_provider_that_is_not_there_is_unavailable(tmp_path: pathlib.Pat
     assert [attempt.origin_host for attempt in raised.value.receipt.attempts] == ["127.0.0.1:9"]
 
 
+async def test_a_provider_without_a_default_needs_a_model(tmp_path: pathlib.Path) -> None:
+    """No model and no default is MODEL_REQUIRED, before anything is sent."""
+    (tmp_path / "local.toml").write_text(ROW.format(url="https://local.example").replace('default_model = "m"', ""))
+    async with (
+        server_process(tmp_path, {"KEYSWITCH_PROVIDERS": json.dumps([str(tmp_path)])}) as own,
+        AsyncClient(own.address) as client,
+    ):
+        with pytest.raises(InvalidRequestError) as raised:
+            await client.generate(provider="local", credentials={"local": "k"}, messages="x")
+    error = raised.value
+    assert (error.reason, error.code, error.field) == (
+        "MODEL_REQUIRED", grpc.StatusCode.INVALID_ARGUMENT, "target.model",
+    )  # fmt: skip
+    assert (error.retryable, list(error.receipt.attempts)) == (False, [])
+
+
 async def test_tls_is_always_verified(tmp_path: pathlib.Path) -> None:
     """A provider with a certificate of its own making is not talked to, and the error says why."""
     openssl = shutil.which("openssl")
