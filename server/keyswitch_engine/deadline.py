@@ -89,6 +89,12 @@ class Watch:
         if not active:
             self._last = self._loop.time()
 
+    def stop(self) -> None:
+        """Stop watching: the answer is complete, and no limit can undo that."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _next(self) -> tuple[float, Reason]:
         """Return the limit that passes first if nothing more happens."""
         if self._writing:
@@ -113,8 +119,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop watching; turn our own cancellation into the limit that caused it, and leave others' alone."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self.stop()
         if self._passed is None or self._task is None:
             return
         others = self._task.uncancel() > self._cancelling

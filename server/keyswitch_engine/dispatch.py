@@ -147,7 +147,7 @@ class _Attempt:
     def answered(self, answer: Answer) -> None:
         """Note status and request id."""
         self._status = answer.status
-        self._request_id = request_id(answer.headers)
+        self._request_id = _without_key(request_id(answer.headers), self._call.route)
 
     def saw_event(self) -> None:
         """Note when the answer began."""
@@ -202,6 +202,8 @@ class _Attempt:
             error.upstream_request_id = self._request_id
         if not isinstance(error, RequestError):
             error.message = _told(error, route)
+            error.upstream_code = _without_key(error.upstream_code, route)
+            error.upstream_request_id = _without_key(error.upstream_request_id, route)
         if self.decoder is not None:
             error.partial_usage = _partial_usage(self.decoder)
         if self.answering:
@@ -224,6 +226,11 @@ def _partial_usage(decoder: Decoder) -> Usage | None:
         return decoder.usage()
     except ProtocolError:
         return None
+
+
+def _without_key(text: str, route: Route) -> str:
+    """Return a provider's short text, none at all if it quotes the key."""
+    return "" if any(secret.reveal() in text for secret in secrets_of(route.credential)) else text
 
 
 def _told(error: DispatchError, route: Route) -> str:
@@ -298,4 +305,5 @@ async def _pump(call: Call, answer: Answer, attempt: _Attempt, watch: Watch, sin
     events.append(attempt.finished(ending))
     watch.writing(active=True)
     await sink(events)
+    watch.stop()
     await answer.drain()

@@ -28,7 +28,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _READ_BUFFER = 64 * 1024
 _MAX_HEADER = 64 * 1024
-_DRAIN_SECONDS = 0.05
+_DRAIN_SECONDS = 0.025
 
 
 class EgressPolicy(msgspec.Struct, frozen=True):

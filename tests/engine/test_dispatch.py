@@ -7,6 +7,7 @@ import json
 import pathlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import msgspec
 import pytest
 from keyswitch_engine.credential import ApiKey, ProviderCredential
 from keyswitch_engine.dispatch import Call, Dispatcher, TimeLimits
@@ -162,6 +163,39 @@ async def test_an_error_whose_body_breaks_off_is_still_that_error(dispatcher: Di
         with pytest.raises(DispatchError) as raised:
             await dispatcher.generate(call(port))
     assert raised.value.reason is Reason.INVALID_CREDENTIAL
+
+
+async def test_a_key_that_a_provider_quotes_is_told_nobody(dispatcher: Dispatcher) -> None:
+    """Wherever an error quotes the key, in message, code or request id, what is passed on does not."""
+    body = b'{"error":{"message":"the-key is bad","code":"the-key"}}'
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 400 Bad\r\nX-Request-Id: the-key\r\nContent-Length: %d\r\n\r\n" % len(body)
+        writer.write(head + body)
+
+    async with provider(answer) as (port, _):
+        with pytest.raises(DispatchError) as raised:
+            await dispatcher.generate(call(port))
+    assert raised.value.message == "Sandbox: [redacted] is bad"
+    assert "the-key" not in repr(vars(raised.value))
+
+
+async def test_a_limit_that_passes_after_the_end_changes_nothing(dispatcher: Dispatcher) -> None:
+    """Once `Finished` was written, a provider that keeps its connection open cannot turn the call into a failure."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + frame("a", finish=True))  # and never the last chunk
+
+    seen: list[Event] = []
+
+    async def sink(batch: list[Event]) -> None:
+        seen.extend(batch)
+
+    async with provider(answer) as (port, _):
+        late = call(port)
+        now = asyncio.get_running_loop().time()
+        await dispatcher.stream(msgspec.structs.replace(late, deadline=now + 0.06), sink)
+    assert isinstance(seen[-1], Finished)
 
 
 async def test_a_connection_that_breaks_after_the_finish_reason_is_no_failure(dispatcher: Dispatcher) -> None:
