@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,26 +18,30 @@ PROMPT = "Every token of this sentence travels from the sandbox over HTTP, throu
 
 @contextlib.contextmanager
 def running(name: str, env: Mapping[str, str], log: pathlib.Path) -> Iterator[str]:
-    """Run a command that serves; yield where it listens, and stop it in the end."""
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
+    """Run a command that serves; yield where it listens, and stop it in the end. On failure, show its log."""
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
             [KEYSWITCH, name, "--listen", "127.0.0.1:0"],
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={**os.environ, **env},
-        )
-    try:
-        line = process.stdout.readline() if process.stdout is not None else b""
-        if not line:
-            sys.exit(f"{name} did not start:\n{log.read_text()}")
-        yield json.loads(line)["listening"]
-    finally:
-        process.terminate()
+        ) as process,
+    ):
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            line = process.stdout.readline() if process.stdout is not None else b""
+            if not line:
+                sys.exit(1)
+            yield json.loads(line)["listening"]
+        except SystemExit:
+            print(f"--- {name}\n{log.read_text(errors='replace')}", file=sys.stderr)
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def main() -> None:
@@ -52,14 +57,21 @@ def main() -> None:
         server = stack.enter_context(running("serve", egress, logs / "server.log"))
         print(f"sandbox on {sandbox}, server on {server}", file=sys.stderr)
         command = [KEYSWITCH, "generate", PROMPT, "--server", server, "-m", "sandbox/slow", "-v"]
-        result = subprocess.run(
-            [*command, "--api-key", "sandbox=env:DEMO_KEY"], check=False, env={**os.environ, "DEMO_KEY": "demo"}
-        )
-        if result.returncode:
-            for log in sorted(logs.iterdir()):
-                print(f"--- {log.name}\n{log.read_text()}", file=sys.stderr)
+        with subprocess.Popen(
+            [*command, "--api-key", "sandbox=env:DEMO_KEY"], env={**os.environ, "DEMO_KEY": "demo"}
+        ) as generate:
+            try:
+                status = generate.wait()
+            finally:
+                generate.terminate()
+        if status:
             sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    # whatever stops the demo, what it started stops with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,33 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import pathlib
 import signal
 import sys
 
 import pytest
+from cli.running import KEYSWITCH, environment, run
 from google.protobuf import json_format
 from keyswitch.v1 import event_pb2
 from keyswitch_sandbox import Sandbox
 from support import ServerProcess
-
-KEYSWITCH = [sys.executable, "-m", "keyswitch_cli"]
-
-
-async def run(
-    *arguments: str, server: ServerProcess | None = None, stdin: str = "", env: dict[str, str] | None = None
-) -> tuple[int, str, str]:
-    """Run the command; return exit status, standard output and standard error."""
-    environment = {**os.environ, **({"KEYSWITCH_SERVER": server.address} if server else {}), **(env or {})}
-    process = await asyncio.create_subprocess_exec(
-        *KEYSWITCH, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, env=environment,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
 
 ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=k")
 
@@ -45,12 +28,14 @@ ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=k")
         (("explain", "-m", "sandbox/echo"), 4, "MISSING_CREDENTIAL"),
         (("generate", " "), 2, "prompt is empty"),
         (("generate", "hi", "--no-such-option"), 2, "no-such-option"),
-        (("no-such-command",), 2, "no-such-command"),
+        (("no-such-command",), 2, "there are decode, explain"),
         (("health",), 0, ""),
         (("health", "--service", "none"), 64 + 5, "unknown service"),
         (("health", "--server", "127.0.0.1:9", "--timeout", "1"), 64 + 14, "UNAVAILABLE"),
         (("sandbox", "--listen", "0.0.0.0:0"), 2, "loopback"),
         (("serve", "--listen", "0.0.0.0:0"), 2, "insecure_listen"),
+        (("health", "--timeout", "inf"), 2, "--timeout"),
+        (("sandbox", "--chunk-bytes", "1"), 2, "--replay"),
         (("decode",), 2, "one of BODY and --batch"),
     ],
 )
@@ -61,67 +46,6 @@ async def test_the_exit_status_says_what_happened(
     code, _, err = await run(*arguments, server=server)
     assert code == status, err
     assert words in err
-
-
-BARE = "sk-a-bare-key-by-mistake"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--api-key", BARE),
-        ("--api-key", f"={BARE}"),
-        ("--api-key", f"{BARE}="),
-        ("--api-key", f"{BARE} {BARE}=x"),
-        ("--api-key", f"openai={BARE} with spaces"),
-        ("--api-key", f"openai={BARE}", "--api-key", f"OpenAI={BARE}"),
-        ("--credential", BARE),
-        ("--credential", f"openai={BARE}"),
-        ("--credential", f"openai.color={BARE}"),
-        ("--api-key", f"openai=@/nowhere/{BARE}"),
-        ("--api-key", f"openai=env:{BARE}"),
-        ("--api-key", "a=-", "--api-key", "b=-"),
-        ("--api-key", f"openai={BARE}", "--credential", f"openai.key={BARE}"),
-        ("--credential", f"openai.key={BARE}", "--credential", f"openai.resource={BARE}"),
-    ],
-)
-async def test_a_malformed_key_is_never_repeated(server: ServerProcess, arguments: tuple[str, ...]) -> None:
-    """Malformed credentials exit 2, naming option and position, and never show the argument."""
-    code, out, err = await run("generate", "hi", *arguments, server=server)
-    assert code == 2
-    assert "--api-key" in err or "--credential" in err or "standard input" in err
-    assert BARE not in out + err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "stdin", "env"),
-    [
-        (("--api-key", " SANDBOX = k=1 "), "", {}),
-        (("--api-key", "sandbox=env:MY_KEY"), "", {"MY_KEY": "k=1"}),
-        (("--api-key", "sandbox=-"), "k=1\n", {}),
-        (("--credential", "sandbox.key=k=1"), "", {}),
-        (("--credential", "sandbox.key=k=1", "--credential", "sandbox.project=p"), "", {}),
-    ],
-)
-async def test_a_key_comes_from_where_it_is_said(
-    server: ServerProcess, sandbox: Sandbox, arguments: tuple[str, ...], stdin: str, env: dict[str, str]
-) -> None:
-    """Literal, environment, standard input and field forms all give the same key to the provider."""
-    import hashlib  # noqa: PLC0415 - here alone
-
-    code, out, err = await run("generate", "hi", "-m", "sandbox/echo", *arguments, server=server, stdin=stdin, env=env)
-    assert (code, out) == (0, "hi\n"), err
-    last = list(sandbox.journal)[-1]
-    assert last.key_sha256 == hashlib.sha256(b"Bearer k=1").hexdigest()
-
-
-async def test_a_key_comes_from_a_file(server: ServerProcess, tmp_path: pathlib.Path) -> None:
-    """`@FILE` reads the key, without its line end."""
-    (tmp_path / "key").write_text("k\n")
-    code, out, _ = await run(
-        "generate", "hi", "-m", "sandbox/echo", "--api-key", f"sandbox=@{tmp_path}/key", server=server
-    )
-    assert (code, out) == (0, "hi\n")
 
 
 async def test_the_prompt_comes_from_argument_file_or_stdin(server: ServerProcess, tmp_path: pathlib.Path) -> None:
@@ -143,6 +67,38 @@ async def test_the_server_is_named_before_or_after_the_command(server: ServerPro
     assert (await run("health", "--server", server.address, env=wrong))[0] == 0
 
 
+async def test_standard_input_gives_one_thing(server: ServerProcess) -> None:
+    """A key and a prompt cannot both come from standard input, whichever way it is named; closed, it gives none."""
+    for arguments in ((), ("-",), ("-f", "-")):
+        code, _, err = await run("generate", *arguments, "--api-key", "sandbox=-", server=server, stdin="k")
+        assert (code, "standard input gives a key already" in err) == (2, True)
+    code, _, err = await run("generate", "hi", "-f", "-", *ECHO, server=server, stdin="hi")
+    assert (code, "not both" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "where"),
+    [
+        (("generate", "-f", "FILE"), b"", "--file"),
+        (("generate", "hi", "--json-schema", "FILE"), b"", "--json-schema"),
+        (("generate", "hi", "--api-key", "sandbox=@FILE"), b"", "--api-key (number 1)"),
+        (("generate",), b"\xff", "the prompt"),
+        (("generate", "\udcff", *ECHO), b"", "an argument"),
+    ],
+)
+async def test_input_that_is_no_text_is_refused(
+    tmp_path: pathlib.Path, arguments: tuple[str, ...], stdin: bytes, where: str
+) -> None:
+    """Bytes that are not UTF-8 are a usage error that says where they were."""
+    file = tmp_path / "file"
+    file.write_bytes(b"\xff")
+    code, _, err = await run(*(argument.replace("FILE", str(file)) for argument in arguments), stdin=stdin)
+    assert (code, err.splitlines()[0]) == (
+        2,
+        f"error: {where}{' is' if where == 'an argument' else ':'} not UTF-8 text",
+    )
+
+
 async def test_events_as_json_are_the_contracts(server: ServerProcess) -> None:
     """`--json` prints one event of the contract a line, in order."""
     code, out, _ = await run("generate", "hi there", *ECHO, "--json", server=server)
@@ -154,13 +110,15 @@ async def test_events_as_json_are_the_contracts(server: ServerProcess) -> None:
 
 
 async def test_the_receipt_goes_to_standard_error(server: ServerProcess) -> None:
-    """`-v` adds reasoning and receipt to standard error; standard output stays the answer."""
+    """`-v` adds reasoning and receipt, of failures too, to standard error; standard output stays the answer."""
     code, out, err = await run(
         "generate", "hi", "-m", "sandbox/reasoning", "--api-key", "sandbox=k", "-v", server=server
     )
     assert (code, out) == (0, "You said: hi\n")
-    assert "The user says something." in err
+    assert err.startswith("The user says something.\nmodel ")
     assert "succeeded at sandbox" in err
+    code, _, err = await run("generate", "hi", "-m", "sandbox/html", "--api-key", "sandbox=k", "-v", server=server)
+    assert (code, err.splitlines()[0].startswith("attempt 1   failed at sandbox")) == (64 + 13, True)
 
 
 async def test_what_came_before_a_failure_is_printed(server: ServerProcess) -> None:
@@ -172,9 +130,31 @@ async def test_what_came_before_a_failure_is_printed(server: ServerProcess) -> N
     assert err.startswith("error: STREAM_TRUNCATED")
 
 
-async def test_tool_calls_and_whole_answers_are_printed(server: ServerProcess, tmp_path: pathlib.Path) -> None:
-    """Without streaming the answer is the same; a JSON Schema shapes it."""
-    assert (await run("generate", "hi", *ECHO, "--no-stream", server=server))[:2] == (0, "hi\n")
+TOOLS = '{"tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{"n":{"type":"integer"}}}}}]}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"),
+    [
+        (("-m", "sandbox/echo"), "hi\n"),
+        (("-m", "sandbox/refusal"), "I cannot help with that.\n"),
+        (("-m", "sandbox/empty"), ""),
+        (
+            ("-m", "sandbox/tools", "--options", TOOLS),
+            '{"id": "call_sandbox_0", "name": "f", "argumentsJson": "{\\"n\\":1}"}\n',
+        ),
+    ],
+)
+async def test_an_answer_prints_the_same_streamed_and_whole(
+    server: ServerProcess, arguments: tuple[str, ...], out: str
+) -> None:
+    """Text and refusals are printed with one line end, tool calls as one JSON object a line, nothing as nothing."""
+    for mode in ("--stream", "--no-stream"):
+        assert (await run("generate", "hi", *arguments, "--api-key", "sandbox=k", mode, server=server))[:2] == (0, out)
+
+
+async def test_a_json_schema_shapes_the_answer(server: ServerProcess, tmp_path: pathlib.Path) -> None:
+    """`--json-schema` sends the schema that the file holds."""
     schema = tmp_path / "schema.json"
     schema.write_text('{"type":"object","properties":{"n":{"type":"integer"}}}')
     code, out, _ = await run(
@@ -191,14 +171,17 @@ async def test_lists_are_made_for_pipes(server: ServerProcess) -> None:
     assert all(json.loads(line)["id"] for line in out.splitlines())
     code, out, _ = await run("explain", *ECHO, "--json", server=server)
     assert (code, json.loads(out)["routes"][0]["provider"]) == (0, "sandbox")
+    code, out, _ = await run("explain", *ECHO, server=server)
+    assert code == 0
+    assert {"provider    sandbox", "credential  caller", "billing     BYOK"} <= set(out.splitlines())
 
 
-async def test_ctrl_c_in_the_middle_of_a_stream(server: ServerProcess, sandbox: Sandbox) -> None:
-    """Ctrl-C ends the command at once with 130."""
+async def test_ctrl_c_in_the_middle_of_a_stream(server: ServerProcess) -> None:
+    """Ctrl-C ends the command at once with 130, after the text that came while more was still to come."""
     process = await asyncio.create_subprocess_exec(
         *KEYSWITCH, "generate", "a b c d e", "-m", "sandbox/stall-mid-stream", "--api-key", "sandbox=k",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "KEYSWITCH_SERVER": server.address},
+        env=environment(server),
     )  # fmt: skip
     assert process.stdout is not None
     assert await process.stdout.readexactly(1) == b"a"
@@ -207,27 +190,33 @@ async def test_ctrl_c_in_the_middle_of_a_stream(server: ServerProcess, sandbox: 
     assert (process.returncode, err.strip()) == (130, b"interrupted")
 
 
-async def test_a_reader_that_leaves_is_no_crash(server: ServerProcess) -> None:
-    """When whoever reads the output goes away, the command ends without a traceback."""
+async def test_ctrl_c_before_a_whole_answer(server: ServerProcess, sandbox: Sandbox) -> None:
+    """Ctrl-C ends a call that has nothing to show yet just as well, all the way to the provider."""
+    before = {entry.number for entry in sandbox.journal}
     process = await asyncio.create_subprocess_exec(
-        *KEYSWITCH, "generate", "word", "-m", "sandbox/endless", "--api-key", "sandbox=k",
+        *KEYSWITCH, "generate", "hi", "-m", "sandbox/stall", "--api-key", "sandbox=k", "--no-stream",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "KEYSWITCH_SERVER": server.address},
+        env=environment(server),
     )  # fmt: skip
-    assert process.stdout is not None
-    await process.stdout.readexactly(4)
-    process.stdout._transport.close()  # type: ignore[attr-defined] # there is no public way to close a pipe of a process
-    assert process.stderr is not None
-    err = await asyncio.wait_for(process.stderr.read(), 10)
-    assert await process.wait() == 1
-    assert b"Traceback" not in err
+    await sandbox.journal.wait_for(lambda journal: any(entry.number not in before for entry in journal))
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 5)
+    assert (process.returncode, out, err.strip()) == (130, b"", b"interrupted")
+    (entry,) = [entry for entry in sandbox.journal if entry.number not in before]
+    await sandbox.journal.wait_for(lambda _: entry.state == "closed_by_client")
 
 
 @pytest.mark.parametrize("command", ["serve", "sandbox"])
 async def test_a_server_prints_one_line_and_stops_on_a_signal(command: str) -> None:
     """`serve` and `sandbox` print where they listen, nothing else, and exit 0 on SIGTERM."""
     process = await asyncio.create_subprocess_exec(
-        *KEYSWITCH, command, "--listen", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *KEYSWITCH,
+        command,
+        "--listen",
+        "127.0.0.1:0",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
     )
     assert process.stdout is not None
     line = json.loads(await process.stdout.readline())
@@ -238,12 +227,32 @@ async def test_a_server_prints_one_line_and_stops_on_a_signal(command: str) -> N
     assert (process.returncode, out) == (0, b"")
 
 
-async def test_help_imports_nothing_heavy() -> None:
-    """`--help` costs click and nothing else."""
+@pytest.mark.parametrize("command", ["serve", "sandbox"])
+async def test_a_port_in_use_is_said(server: ServerProcess, command: str) -> None:
+    """`serve` and `sandbox` exit 1 with a clear line where the port is taken, and print no address."""
+    code, out, err = await run(command, "--listen", server.address)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"error: cannot listen on {server.address}: ")
+
+
+@pytest.mark.parametrize(("command", "missing"), [("serve", "structlog"), ("sandbox", "aiohttp")])
+async def test_a_missing_extra_is_named(command: str, missing: str) -> None:
+    """Without the server's packages `serve` and `sandbox` say what to install."""
+    hide = f"import sys; sys.modules[{missing!r}] = None; from keyswitch_cli.__main__ import main; main()"
+    code, _, err = await run(command, executable=(sys.executable, "-c", hide))
+    assert code == 1
+    assert "pip install 'keyswitch[server]'" in err
+
+
+async def test_help_costs_click_and_nothing_else() -> None:
+    """`--help` imports of ours the entry point alone, and none of what commands need."""
     script = (
         "import sys; from keyswitch_cli.__main__ import _run; _run(['--help']); "
-        "print([name for name in ('grpc', 'google.protobuf', 'aiohttp', 'msgspec', 'structlog') if name in sys.modules])"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in "
+        "('keyswitch_cli', 'keyswitch', 'keyswitch_client', 'grpc', 'google', 'aiohttp', 'asyncio', 'msgspec', 'structlog')))"
     )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    assert out.decode().splitlines()[-1] == "[]"
+    code, out, _ = await run(executable=(sys.executable, "-c", script))
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        "['keyswitch_cli', 'keyswitch_cli.__main__', 'keyswitch_cli.exit_codes']",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -37,6 +38,13 @@ class _Lazy(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS:  # click would show it, and it may be a key in the wrong place
+            ctx.fail(f"no such command; there are {', '.join(sorted(_COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(sorted(_COMMANDS.items()))
@@ -68,6 +76,8 @@ def cli(ctx: click.Context, server: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit with its status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may hold what a terminal's encoding does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_run(arguments))
 
 
@@ -75,19 +85,24 @@ def _run(arguments: list[str] | None) -> int:
     """Run the command; return its exit status."""
     try:
         result: Any = cli.main(arguments, prog_name="keyswitch", standalone_mode=False)
-        sys.stdout.flush()
-    except click.UsageError as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return exit_codes.USAGE
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {error.format_message()}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
         return error.exit_code
+    except UnicodeEncodeError:  # output replaces what it cannot show, so this was input
+        click.echo("error: an argument is not UTF-8 text", err=True)
+        return exit_codes.USAGE
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        # whoever read the output went away; keep the interpreter from complaining about it on its way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # what standard output did not take now, it would refuse again on the interpreter's way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        click.echo(f"error: {error.strerror}", err=True)
         return exit_codes.ERROR
     return result if isinstance(result, int) else 0
 

@@ -9,25 +9,24 @@ import click
 from keyswitch_client import KeyswitchError
 
 from keyswitch_cli import exit_codes
+from keyswitch_cli.output import on_terminal
 
-__all__ = ["RpcFailed", "rpc_failures", "server_option"]
+__all__ = ["RpcFailed", "rpc_failures"]
 
 
 class RpcFailed(click.ClickException):
     """A call failed."""
 
     def __init__(self, error: KeyswitchError) -> None:
-        """Show *error*: one line, what was wrong field by field, and when a retry makes sense."""
-        lines = [f"error: {error.reason or error.code.name}: {error.message}"]
-        lines += [f"  {field}: {description}" for field, description in error.violations]
+        """Say in one line why, then what was wrong field by field, and when a retry makes sense."""
+        lines = [f"{error.reason or error.code.name}: {error.message}"]
+        violations = [f"{field}: {description}" for field, description in error.violations]
+        if violations != [error.message]:
+            lines += [f"  {violation}" for violation in violations]
         if error.retry_after is not None:
             lines.append(f"  retry after {error.retry_after:g} s")
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(on_terminal(line, err=True) for line in lines))
         self.exit_code = exit_codes.of_rpc(error.code.value[0], error.reason)  # type: ignore[misc] # click reads it so
-
-    def show(self, file: object = None) -> None:
-        """Print to standard error."""
-        click.echo(self.message, err=True)
 
 
 @contextlib.contextmanager
@@ -37,13 +36,3 @@ def rpc_failures() -> Iterator[None]:
         yield
     except KeyswitchError as error:
         raise RpcFailed(error) from None
-
-
-def _set_server(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str:
-    return value or str(ctx.obj)
-
-
-server_option = click.option(
-    "--server", callback=_set_server, metavar="HOST:PORT", help="The server to talk to.  [env: KEYSWITCH_SERVER]"
-)
-"""`--server` behind the command, where people look for it too."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import click
 import msgspec
 from keyswitch_engine import registry
 from keyswitch_engine.decode import UnknownProtocolError, cut, decode_answer
+
+from keyswitch_cli.command import Command
 
 __all__ = ["command"]
 
@@ -28,16 +29,20 @@ class _Line(msgspec.Struct):
     chunk_sizes: list[int] | None = None
 
 
-@click.command("decode")
+@click.command("decode", cls=Command)
 @click.argument("body", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--provider", default="", help="The provider that answered; its dialect's defaults if not given.")
 @click.option("--dialect", default="", help="The wire protocol; the provider's first if not given.")
 @click.option(
     "--status", type=click.IntRange(100, 599), default=200, show_default=True, help="HTTP status of the answer."
 )
-@click.option("--headers", type=click.File("rb"), help="File with the answer's headers, a JSON object.")
 @click.option(
-    "--stream/--no-stream", default=None, help="Whether a stream was asked for; by the content type if not given."
+    "--headers",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="File with the answer's headers, a JSON object.",
+)
+@click.option(
+    "--stream/--no-stream", default=None, help="Whether a stream was asked for; judged by the body if not given."
 )
 @click.option("--chunk-bytes", default="", metavar="N|random:SEED", help="Feeds the answer in pieces.")
 @click.option(
@@ -48,7 +53,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     provider: str,
     dialect: str,
     status: int,
-    headers: BinaryIO | None,
+    headers: pathlib.Path | None,
     chunk_bytes: str,
     batch: pathlib.Path | None,
     *,
@@ -80,7 +85,9 @@ def command(  # noqa: PLR0917 - click passes them by name
             status=status,
             body_file=str(body.absolute()),
             stream=stream if stream is not None else _looks_streamed(body),
-            headers=msgspec.json.decode(headers.read(), type=dict[str, str | list[str]]) if headers is not None else {},
+            headers=msgspec.json.decode(headers.read_bytes(), type=dict[str, str | list[str]])
+            if headers is not None
+            else {},
             chunk_bytes=chunk_bytes or None,
         )
         result = _decode(rows, line, body.parent)

@@ -7,13 +7,14 @@ from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client import Client
 
+from keyswitch_cli.command import Command
 from keyswitch_cli.failures import rpc_failures
-from keyswitch_cli.selection import read_credentials, selection_options
+from keyswitch_cli.options import read_credentials, selection_options
 
 __all__ = ["command"]
 
 
-@click.command("explain")
+@click.command("explain", cls=Command)
 @selection_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(

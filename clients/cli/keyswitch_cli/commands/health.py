@@ -6,15 +6,17 @@ import click
 from keyswitch_client import Client
 
 from keyswitch_cli import exit_codes
-from keyswitch_cli.failures import rpc_failures, server_option
+from keyswitch_cli.command import Command
+from keyswitch_cli.failures import rpc_failures
+from keyswitch_cli.options import server_option, timeout_option
 
 __all__ = ["command"]
 
 
-@click.command("health")
+@click.command("health", cls=Command)
 @server_option
 @click.option("--service", default="", help="One service, by its full name, instead of the whole server.")
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
+@timeout_option(5.0)
 def command(server: str, service: str, timeout: float) -> int:
     """Ask whether a server is serving; exits 0 only if it is."""
     with rpc_failures(), Client(server, timeout=timeout) as client:

@@ -7,10 +7,12 @@ import pathlib
 
 import click
 
+from keyswitch_cli.command import Command
+
 __all__ = ["command"]
 
 
-@click.command("sandbox")
+@click.command("sandbox", cls=Command)
 @click.option(
     "--listen",
     default="127.0.0.1:50552",

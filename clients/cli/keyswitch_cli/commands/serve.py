@@ -7,10 +7,12 @@ import pathlib
 
 import click
 
+from keyswitch_cli.command import Command
+
 __all__ = ["command"]
 
 
-@click.command("serve")
+@click.command("serve", cls=Command)
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.  [default: 127.0.0.1:50551]"
 )

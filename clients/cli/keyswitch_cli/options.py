@@ -1,0 +1,62 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from keyswitch.v1 import credential_pb2
+
+from keyswitch_cli import credentials
+
+__all__ = ["read_credentials", "selection_options", "server_option", "timeout_option"]
+
+_DAY = 86_400
+
+
+def _server(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """Fall back on what stands before the command."""
+    return value or str(ctx.obj)
+
+
+server_option = click.option(
+    "--server", callback=_server, metavar="HOST:PORT", help="The server to talk to.  [env: KEYSWITCH_SERVER]"
+)
+"""`--server` behind the command, where people look for it too."""
+
+
+def timeout_option(default: float) -> Callable[[Any], Any]:
+    """Return `--timeout`, in seconds."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True, max=_DAY),
+        default=default,
+        show_default=True,
+        help="Seconds for the whole call.",
+    )
+
+
+def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where a request goes."""
+    options: tuple[Callable[[Any], Any], ...] = (
+        credentials.credential_option,
+        credentials.api_key_option,
+        click.option("-m", "--model", default="", help="Model id, native or with its provider's prefix."),
+        click.option("-p", "--provider", default="", help="Provider; derived from model or key if not given."),
+        server_option,
+    )
+    for option in options:
+        function = option(function)
+    return function
+
+
+def read_credentials(api_keys: Sequence[str], fields: Sequence[str]) -> dict[str, credential_pb2.Credential]:
+    """Parse the keys; warn of literal ones where somebody looks."""
+    someone_looks = sys.stderr is not None and sys.stderr.isatty()
+    return credentials.parse(api_keys, fields, warn=_warn if someone_looks else None)
+
+
+def _warn(message: str) -> None:
+    click.echo(f"warning: {message}", err=True)

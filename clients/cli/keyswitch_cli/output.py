@@ -1,0 +1,44 @@
+"""Text that others wrote, on the standard streams: exact in a pipe, harmless on a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+__all__ = ["TextOutput", "on_terminal"]
+
+_HARMLESS = (
+    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"}
+    | {ord("\r"): None, 0x7F: 0x2421}
+    | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+)
+"""Control characters as the pictures that Unicode has for them; they could retitle, recolour or rewrite a terminal."""
+
+
+def on_terminal(text: str, *, err: bool) -> str:
+    """Return *text* as it may be shown: unchanged unless the stream, standard error if *err*, is a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    return text.translate(_HARMLESS) if stream is not None and stream.isatty() else text
+
+
+class TextOutput:
+    """Text that comes in pieces, and in the end a line end unless it had one."""
+
+    def __init__(self, *, err: bool = False) -> None:
+        """Write to standard output, or to standard error if *err*."""
+        self._err = err
+        self._line_is_open = False
+
+    def write(self, text: str) -> None:
+        """Write a piece, at once."""
+        if text:
+            # colour means that click takes no escape sequences out of what is piped
+            click.echo(on_terminal(text, err=self._err), nl=False, err=self._err, color=True)
+            self._line_is_open = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """End the line, if one was begun."""
+        if self._line_is_open:
+            click.echo(err=self._err)
+            self._line_is_open = False

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import asyncio
+import pathlib
+
+import pytest
+from cli.running import KEYSWITCH, environment, run, run_on_terminal
+from support import ServerProcess
+
+ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=env:KEY")
+HOSTILE = "\x1b]0;title\x07 \x1b[2Jgone\x7f\x9b1m\r!"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "k")
+
+
+async def test_a_pipe_gets_every_byte(server: ServerProcess) -> None:
+    """What the model wrote is piped as it is, control characters included, whole or streamed."""
+    for mode in ("--stream", "--no-stream"):
+        assert await run("generate", HOSTILE, *ECHO, mode, server=server) == (0, HOSTILE + "\n", "")
+
+
+async def test_a_terminal_is_shown_nothing_that_commands_it(server: ServerProcess) -> None:
+    """On a terminal control characters are shown as pictures, while tabs and line ends do what they do."""
+    code, shown = await run_on_terminal("generate", f"a\tb\r\n{HOSTILE}", *ECHO, server=server)
+    assert (code, shown) == (0, "a\tb\n␛]0;title␇ ␛[2Jgone␡\ufffd1m!\n")
+
+
+async def test_a_terminal_gets_a_table(server: ServerProcess) -> None:
+    """On a terminal providers are a table with a heading."""
+    code, shown = await run_on_terminal("providers", "grok", server=server)
+    heading, row = shown.splitlines()
+    assert (code, heading.split()[0], row.split()[0]) == (0, "PROVIDER", "xai")
+    assert heading.index("HOST") == row.index("api.x.ai")
+
+
+async def test_an_encoding_that_lacks_a_character_is_no_failure(server: ServerProcess) -> None:
+    """Characters that standard output cannot encode are escaped."""
+    code, out, _ = await run("generate", "π = 3", *ECHO, server=server, env={"PYTHONIOENCODING": "latin-1"})
+    assert (code, out) == (0, "\\u03c0 = 3\n")
+
+
+async def test_a_reader_that_leaves_is_no_crash(server: ServerProcess) -> None:
+    """When whoever reads the output goes away, the command ends with 1 and says nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *KEYSWITCH, "generate", "word", "-m", "sandbox/endless", "--api-key", "sandbox=env:KEY",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=environment(server),
+    )  # fmt: skip
+    assert process.stdout is not None
+    await process.stdout.readexactly(4)
+    process.stdout._transport.close()  # type: ignore[attr-defined] # there is no public way to close a pipe of a process
+    assert process.stderr is not None
+    err = await asyncio.wait_for(process.stderr.read(), 10)
+    assert (await process.wait(), err) == (1, b"")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no /dev/full here")
+async def test_a_full_disk_is_said(server: ServerProcess) -> None:
+    """Output that cannot be written fails the command with one line."""
+    script = 'exec "$0" -m keyswitch_cli "$@" >/dev/full'
+    code, out, err = await run(
+        "generate", "hi", *ECHO, server=server, executable=("/bin/sh", "-c", script, KEYSWITCH[0])
+    )
+    assert (code, out, err) == (1, "", "error: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "status"),
+    [(">&-", ("hi",), 0), ("2>&-", ("hi",), 0), ("<&-", ("hi",), 0), ("<&-", (), 2), ("<&-", ("-",), 2)],
+)
+async def test_closed_standard_streams_are_no_crash(
+    server: ServerProcess, redirection: str, arguments: tuple[str, ...], status: int
+) -> None:
+    """Without one of its standard streams the command does what is left to do."""
+    script = f'exec "$0" -m keyswitch_cli "$@" {redirection}'
+    code, _, _ = await run(
+        "generate", *arguments, *ECHO, server=server, executable=("/bin/sh", "-c", script, KEYSWITCH[0])
+    )
+    assert code == status
