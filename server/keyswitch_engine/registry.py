@@ -52,6 +52,7 @@ class _DialectTable(_Row, frozen=True):
 
     name: str
     path: str
+    stream_path: str = ""
     compatibility: dict[str, Any] = {}
 
 
@@ -247,4 +248,4 @@ def _dialect(row: _ProviderFile, table: _DialectTable) -> DialectRow:
     if dialect is None:
         raise ValueError(f"dialect {table.name!r} is not one of {', '.join(sorted(DIALECTS))}")
     flags = msgspec.convert(table.compatibility, dialect.flags)
-    return DialectRow(dialect, Profile(row.id, table.path, flags, row.errors))
+    return DialectRow(dialect, Profile(row.id, table.path, flags, table.stream_path, row.errors))

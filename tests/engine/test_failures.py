@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from keyswitch_engine import registry
 from keyswitch_engine.deadline import TimeLimits, Watch
-from keyswitch_engine.dialects.openai_chat.errors import read_error
+from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.egress import FOREIGN_ERRORS, translate
 from keyswitch_engine.error_rules import retry_after
 from keyswitch_engine.errors import LimitExceeded, Reason

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias
+from urllib.parse import quote
 
 import msgspec
 
@@ -28,10 +29,17 @@ class Profile(msgspec.Struct, frozen=True):
     provider: str
     """Id, to mark state that has to go back to the same provider."""
     path: str
-    """Path of the dialect's endpoint below the provider's base URL."""
+    """Path of the dialect's endpoint below the base URL; may hold `{model}`."""
     flags: Flags
+    stream_path: str = ""
+    """Path for streams where it is another one."""
     error_rules: tuple[ErrorRule, ...] = ()
     """What its errors mean where the general table would misread them."""
+
+    def endpoint(self, model: str, *, stream: bool) -> str:
+        """Return the path of a call, with the model quoted into it where it belongs there."""
+        path = self.stream_path if stream and self.stream_path else self.path
+        return path.replace("{model}", quote(model, safe="")) if "{" in path else path
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -41,6 +49,12 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     """Path below the provider's base URL, beginning with a slash; anything of the caller's in it is quoted."""
     headers: dict[str, str]
     body: bytes
+
+    @classmethod
+    def json(cls, path: str, body: bytes, *, stream: bool) -> UpstreamRequest:
+        """Return a request whose body is JSON; a stream is answered as server-sent events."""
+        accept = "text/event-stream" if stream else "application/json"
+        return cls(path, {"content-type": "application/json", "accept": accept}, body)
 
 
 class Decoder(Protocol):

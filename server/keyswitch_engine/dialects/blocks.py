@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from keyswitch_engine.events import (
     ArgumentsDelta,
+    AudioBlock,
     Block,
     BlockEvent,
     BlockStart,
     BlockStop,
+    ImageBlock,
+    MediaDelta,
+    OpaqueBlock,
     ProviderState,
     ReasoningBlock,
     ReasoningDelta,
@@ -69,9 +73,7 @@ class BlockBuilder:
 
     def tool_call(self, call_id: str, name: str) -> int:
         """Begin a tool call; return its index."""
-        self.close_open()
-        index = self._next
-        self._next += 1
+        index = self.next_index()
         self._tools.append(index)
         self._events.append(BlockStart(index, ToolCallBlock(call_id, name)))
         return index
@@ -79,6 +81,28 @@ class BlockBuilder:
     def arguments(self, index: int, fragment: str) -> None:
         """Add to the arguments of the tool call at *index*."""
         self._events.append(ArgumentsDelta(index, fragment))
+
+    def close_tool_call(self, index: int, state: ProviderState | None = None) -> None:
+        """Close the tool call at *index*; one that is never closed by this is closed by `close_all`."""
+        self._tools.remove(index)
+        self._events.append(BlockStop(index, state))
+
+    def opaque(self, item_type: str, state: ProviderState) -> None:
+        """Add an item that only its provider understands."""
+        index = self.next_index()
+        self._events += (BlockStart(index, OpaqueBlock(item_type)), BlockStop(index, state))
+
+    def media(self, block: ImageBlock | AudioBlock, data: bytes, state: ProviderState | None = None) -> None:
+        """Add an image or a sound that comes all at once."""
+        index = self.next_index()
+        self._events += (BlockStart(index, block), MediaDelta(index, data), BlockStop(index, state))
+
+    def next_index(self) -> int:
+        """Close what is open of text, reasoning or refusal, and take the next index."""
+        self.close_open()
+        index = self._next
+        self._next += 1
+        return index
 
     def open_text(self) -> int | None:
         """Return the index of the text block that is open, None if none is."""

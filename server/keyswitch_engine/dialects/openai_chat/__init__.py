@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import cast
 
 from keyswitch_engine.dialects.base import Decoder, Flags, Profile, UpstreamRequest
+from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.openai_chat.answer import StreamDecoder, WholeDecoder
-from keyswitch_engine.dialects.openai_chat.errors import read_error
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.request import write_body
 from keyswitch_engine.errors import ProviderError
@@ -32,8 +32,7 @@ class OpenAIChat:
         """Write the request; see `Dialect.request`."""
         flags = cast("ChatFlags", profile.flags)
         body = write_body(generation, model, profile.provider, flags, options_json, stream=stream)
-        accept = "text/event-stream" if stream else "application/json"
-        return UpstreamRequest(profile.path, {"content-type": "application/json", "accept": accept}, body)
+        return UpstreamRequest.json(profile.endpoint(model, stream=stream), body, stream=stream)
 
     def decoder(self, profile: Profile, *, stream: bool) -> Decoder:
         """Make the decoder of one answer; see `Dialect.decoder`."""

@@ -8,6 +8,7 @@ import msgspec
 
 from keyswitch_engine.dialects.base import Profile
 from keyswitch_engine.dialects.blocks import BlockBuilder
+from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.openai_chat.chunks import (
     DECODER,
     Annotation,
@@ -19,10 +20,10 @@ from keyswitch_engine.dialects.openai_chat.chunks import (
     ToolCall,
     WireTokenLogprob,
 )
-from keyswitch_engine.dialects.openai_chat.errors import read_error
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
 from keyswitch_engine.dialects.openai_chat.usage import read_usage
+from keyswitch_engine.dialects.reading import bound
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     BlockEvent,
@@ -38,10 +39,7 @@ from keyswitch_engine.events import (
 )
 from keyswitch_engine.wire.sse import SSEDecoder
 
-__all__ = ["MAX_ANSWER_BYTES", "STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
-
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
-"""Largest whole answer that is accepted, in bytes."""
+__all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
 
 STOP_REASONS = {
     "stop": StopReason.STOP,
@@ -325,7 +323,7 @@ class StreamDecoder(_Answering):
                 return True
             self._whole = bytearray()
         self._whole += data
-        _bound(len(self._whole))
+        bound(len(self._whole))
         return False
 
     def _chunk(self, answer: Completion) -> None:
@@ -359,15 +357,9 @@ class WholeDecoder(_Answering):
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Collect the next bytes; see `Decoder.feed`."""
         self._body += data
-        _bound(len(self._body))
+        bound(len(self._body))
         return []
 
     def end(self) -> tuple[list[BlockEvent], Ending]:
         """Decode the completion; see `Decoder.end`."""
         return self._completion(bytes(self._body))
-
-
-def _bound(size: int) -> None:
-    """Refuse an answer that has grown too large."""
-    if size > MAX_ANSWER_BYTES:
-        raise ProtocolError(f"the provider's answer exceeds {MAX_ANSWER_BYTES >> 20} MiB")

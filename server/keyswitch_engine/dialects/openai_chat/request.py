@@ -6,14 +6,22 @@ parsing it would lose key order, which decides prompt-cache hits, and large inte
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
-from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable, Violation
+from keyswitch_engine.dialects.writing import (
+    base64_text,
+    encode_body,
+    joined_text,
+    media_url,
+    own_state,
+    raw_json,
+    unsupported,
+)
+from keyswitch_engine.errors import InvalidRequest, Violation
 from keyswitch_engine.generation import (
     AudioPart,
     FilePart,
@@ -23,7 +31,6 @@ from keyswitch_engine.generation import (
     InlineMedia,
     JsonFormat,
     JsonSchemaFormat,
-    MediaSource,
     Message,
     OpaquePart,
     Part,
@@ -52,8 +59,6 @@ _EFFORTS = {
     ReasoningEffort.MAX: "xhigh",
 }
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
-_ENCODER = msgspec.json.Encoder()
-_OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def write_body(
@@ -79,43 +84,22 @@ def write_body(
         _write_reasoning(body, generation.reasoning, flags)
     if generation.top_logprobs is not None:
         if not flags.logprobs:
-            _unsupported("logprobs")
+            raise unsupported("logprobs")
         body["logprobs"] = True
         if generation.top_logprobs:
             body["top_logprobs"] = generation.top_logprobs
     if generation.end_user_id:
         if flags.user_field == "none":
-            _unsupported("end_user_id")
+            raise unsupported("end_user_id")
         body[flags.user_field] = generation.end_user_id
-    if options_json:
-        _merge_options(body, options_json)
-    return _ENCODER.encode(body)
-
-
-def _unsupported(field: str, why: str = "") -> NoReturn:
-    """Refuse what this provider's chat completions cannot express."""
-    raise Unavailable(
-        Reason.UNSUPPORTED_FEATURE,
-        f"{field}: {why or 'this provider has no such thing in its chat completions'}",
-        field=field,
-    )
-
-
-def _merge_options(body: dict[str, Any], options_json: str) -> None:
-    """Merge the caller's options, verbatim and last."""
-    for name, value in _OPTIONS.decode(options_json).items():
-        if name in body:
-            raise InvalidRequest(
-                [Violation("target.options_json", f"the request writes {name!r} already; use its own field")]
-            )
-        body[name] = value
+    return encode_body(body, options_json)
 
 
 def _messages(generation: Generation, provider: str, flags: ChatFlags) -> list[dict[str, Any]]:
     """Write the conversation."""
     written: list[dict[str, Any]] = []
     if generation.system:
-        written.append({"role": flags.system_role, "content": _texts(generation.system, "system")})
+        written.append({"role": flags.system_role, "content": joined_text(generation.system, "system")})
     for number, message in enumerate(generation.messages):
         field = f"messages[{number}]"
         match message.role:
@@ -124,24 +108,12 @@ def _messages(generation: Generation, provider: str, flags: ChatFlags) -> list[d
             case Role.ASSISTANT:
                 written.append(_assistant(message, provider, flags, field))
             case Role.SYSTEM:
-                written.append({"role": flags.system_role, "content": _texts(message.parts, field)})
+                written.append({"role": flags.system_role, "content": joined_text(message.parts, f"{field}.parts")})
             case Role.USER:
                 written.append({"role": "user", "content": _user_content(message.parts, field)})
         if message.name and message.role is not Role.TOOL:
             written[-1]["name"] = message.name
     return written
-
-
-def _texts(parts: Iterable[Part], field: str) -> str:
-    """Join text parts by line feeds; anything else cannot stand there."""
-    texts = []
-    for number, part in enumerate(parts):
-        if not isinstance(part.content, TextPart):
-            _unsupported(
-                f"{field}.parts[{number}]" if field != "system" else f"system[{number}]", "only text goes here"
-            )
-        texts.append(part.content.text)
-    return "\n".join(texts)
 
 
 def _user_content(parts: tuple[Part, ...], field: str) -> str | list[dict[str, Any]]:
@@ -157,36 +129,29 @@ def _user_part(part: Part, field: str) -> dict[str, Any]:
         case TextPart(text=text):
             return {"type": "text", "text": text}
         case ImagePart(source=source, detail=detail):
-            image = {"url": _url(source)}
+            image = {"url": media_url(source)}
             if detail:
                 image["detail"] = detail
             return {"type": "image_url", "image_url": image}
         case AudioPart(source=InlineMedia(data=data, media_type=media_type)) if media_type in _AUDIO_FORMATS:
-            audio = {"data": base64.b64encode(data).decode(), "format": _AUDIO_FORMATS[media_type]}
+            audio = {"data": base64_text(data), "format": _AUDIO_FORMATS[media_type]}
             return {"type": "input_audio", "input_audio": audio}
         case AudioPart():
-            _unsupported(f"{field}.audio", "only inline audio/wav and audio/mpeg")
+            raise unsupported(f"{field}.audio", "only inline audio/wav and audio/mpeg")
         case FilePart(source=InlineMedia() as source, filename=filename):
-            return {"type": "file", "file": {"filename": filename or "file", "file_data": _url(source)}}
+            return {"type": "file", "file": {"filename": filename or "file", "file_data": media_url(source)}}
         case FilePart():
-            _unsupported(f"{field}.file", "only inline files")
+            raise unsupported(f"{field}.file", "only inline files")
         case ToolCallPart() | ToolResultPart() | ReasoningPart() | RefusalPart() | OpaquePart():
-            _unsupported(field, "not in a user's message")
-
-
-def _url(source: MediaSource) -> str:
-    """Return a URL for media: its own, or one that holds the bytes."""
-    if isinstance(source, InlineMedia):
-        return f"data:{source.media_type};base64,{base64.b64encode(source.data).decode()}"
-    return source.url
+            raise unsupported(field, "not in a user's message")
 
 
 def _tool_results(message: Message, field: str) -> Iterable[dict[str, Any]]:
     """Write results, a message each. The dialect has no mark for a failed tool, so its text says so."""
     for number, part in enumerate(message.parts):
         if not isinstance(part.content, ToolResultPart):
-            _unsupported(f"{field}.parts[{number}]", "only tool results go here")
-        text = _texts(part.content.parts, f"{field}.parts[{number}].tool_result")
+            raise unsupported(f"{field}.parts[{number}]", "only tool results go here")
+        text = joined_text(part.content.parts, f"{field}.parts[{number}].tool_result.parts")
         yield {
             "role": "tool",
             "tool_call_id": part.content.tool_call_id,
@@ -209,13 +174,13 @@ def _assistant(message: Message, provider: str, flags: ChatFlags, field: str) ->
                 refusals.append(text)
             case ReasoningPart(text=text):
                 reasoning.append(text)
-                if part.state is not None and (part.state.provider, part.state.dialect) == (provider, "openai-chat"):
-                    details.append(part.state.data)
+                if state := own_state(part.state, provider, "openai-chat"):
+                    details.append(state)
             case ToolCallPart(id=call_id, name=name, arguments_json=arguments):
                 function = {"name": name, "arguments": arguments or "{}"}
                 calls.append({"id": call_id, "type": "function", "function": function})
             case ImagePart() | AudioPart() | FilePart() | ToolResultPart() | OpaquePart():
-                _unsupported(f"{field}.parts[{number}]", "not in an assistant's message")
+                raise unsupported(f"{field}.parts[{number}]", "not in an assistant's message")
     written: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
     if refusals:
         written["refusal"] = "".join(refusals)
@@ -244,7 +209,7 @@ def _joined_arrays(arrays: list[bytes], field: str) -> list[msgspec.Raw]:
 def _write_tools(body: dict[str, Any], generation: Generation, flags: ChatFlags) -> None:
     """Write tools and how they may be used."""
     if not flags.tools:
-        _unsupported("tools")
+        raise unsupported("tools")
     body["tools"] = [_tool(tool, flags, f"tools[{number}]") for number, tool in enumerate(generation.tools)]
     match generation.tool_choice:
         case None:
@@ -257,7 +222,7 @@ def _write_tools(body: dict[str, Any], generation: Generation, flags: ChatFlags)
             body["tool_choice"] = choice
     if generation.parallel_tool_calls is not None:
         if not flags.parallel_tool_calls:
-            _unsupported("parallel_tool_calls")
+            raise unsupported("parallel_tool_calls")
         body["parallel_tool_calls"] = generation.parallel_tool_calls
 
 
@@ -269,24 +234,24 @@ def _tool(tool: Tool, flags: ChatFlags, field: str) -> dict[str, Any]:
             if description:
                 function["description"] = description
             if schema:
-                function["parameters"] = msgspec.Raw(schema.encode())
+                function["parameters"] = raw_json(schema)
             if strict is not None:
                 if not flags.strict_tools:
-                    _unsupported(f"{field}.function.strict")
+                    raise unsupported(f"{field}.function.strict")
                 function["strict"] = strict
             return {"type": "function", "function": function}
         case ProviderTool():
-            _unsupported(f"{field}.provider_tool")
+            raise unsupported(f"{field}.provider_tool")
 
 
 def _json_schema(schema: JsonSchemaFormat, flags: ChatFlags) -> dict[str, Any]:
     """Write the form of a structured answer."""
     if not flags.json_schema:
-        _unsupported("response_format.json_schema")
+        raise unsupported("response_format.json_schema")
     inner: dict[str, Any] = {"name": schema.name}
     if schema.description:
         inner["description"] = schema.description
-    inner["schema"] = msgspec.Raw(schema.json_schema.encode())
+    inner["schema"] = raw_json(schema.json_schema)
     if schema.strict is not None:
         inner["strict"] = schema.strict
     return {"type": "json_schema", "json_schema": inner}
@@ -303,11 +268,11 @@ def _write_sampling(body: dict[str, Any], sampling: Sampling, flags: ChatFlags) 
         value = getattr(sampling, name)
         if value is not None:
             if name not in extra:
-                _unsupported(f"sampling.{name}")
+                raise unsupported(f"sampling.{name}")
             body[name] = value
     if sampling.seed is not None:
         if flags.seed_field == "none":
-            _unsupported("sampling.seed")
+            raise unsupported("sampling.seed")
         body[flags.seed_field] = sampling.seed
     if sampling.max_output_tokens is not None:
         body[flags.max_tokens_field] = sampling.max_output_tokens
@@ -330,4 +295,4 @@ def _write_reasoning(body: dict[str, Any], reasoning: Reasoning, flags: ChatFlag
         case _ if effort is None and budget is None:
             pass
         case _:
-            _unsupported("reasoning.effort" if budget is None else "reasoning.budget_tokens")
+            raise unsupported("reasoning.effort" if budget is None else "reasoning.budget_tokens")

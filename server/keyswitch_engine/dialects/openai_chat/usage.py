@@ -5,12 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
+from keyswitch_engine.dialects.reading import first_count, including, usage_json
 from keyswitch_engine.errors import ProtocolError
 from keyswitch_engine.events import ReportedUsage, Usage
 
 __all__ = ["read_usage"]
-
-_MAX_JSON = 2048
 
 
 class _InputDetails(msgspec.Struct):
@@ -46,42 +45,27 @@ def read_usage(raw: bytes, flags: ChatFlags) -> Usage:
         usage = _DECODER.decode(raw)
     except msgspec.DecodeError as error:
         raise ProtocolError("the provider sent a usage object that is not in its dialect") from error
-    cached, cache_write = _first(usage.prompt_cache_hit_tokens, usage.cached_tokens), None
+    cached, cache_write = first_count(usage.prompt_cache_hit_tokens, usage.cached_tokens), None
     if usage.prompt_tokens_details is not None:
-        cached = _first(usage.prompt_tokens_details.cached_tokens, cached)
-        cache_write = _first(usage.prompt_tokens_details.cache_write_tokens)
-    reasoning = _first(usage.reasoning_tokens)
+        cached = first_count(usage.prompt_tokens_details.cached_tokens, cached)
+        cache_write = first_count(usage.prompt_tokens_details.cache_write_tokens)
+    reasoning = first_count(usage.reasoning_tokens)
     if usage.completion_tokens_details is not None:
-        reasoning = _first(usage.completion_tokens_details.reasoning_tokens, reasoning)
+        reasoning = first_count(usage.completion_tokens_details.reasoning_tokens, reasoning)
     reported = ReportedUsage(
-        input_tokens=_first(usage.prompt_tokens),
-        output_tokens=_first(usage.completion_tokens),
+        input_tokens=first_count(usage.prompt_tokens),
+        output_tokens=first_count(usage.completion_tokens),
         cache_read_tokens=cached,
         cache_write_tokens=cache_write,
         reasoning_tokens=reasoning,
-        total_tokens=_first(usage.total_tokens),
-        json=raw.decode("utf-8", "replace") if len(raw) <= _MAX_JSON else "",
+        total_tokens=first_count(usage.total_tokens),
+        json=usage_json(raw),
     )
     return Usage(
-        input_tokens=_whole(reported.input_tokens, flags.input_includes_cache, cached),
-        output_tokens=_whole(reported.output_tokens, flags.output_includes_reasoning, reasoning),
+        input_tokens=including(reported.input_tokens, flags.input_includes_cache, cached),
+        output_tokens=including(reported.output_tokens, flags.output_includes_reasoning, reasoning),
         cache_read_tokens=cached,
         cache_write_tokens=cache_write,
         reasoning_tokens=reasoning,
         reported=reported,
     )
-
-
-def _first(*counts: float | None) -> int | None:
-    """Return the first count that was reported."""
-    for count in counts:
-        if count is not None:
-            return int(count)
-    return None
-
-
-def _whole(total: int | None, includes: str, part: int | None) -> int | None:
-    """Return a count that includes its part, None if that cannot be known."""
-    if total is None or not part or includes == "yes":
-        return total
-    return total + part if includes == "no" else None

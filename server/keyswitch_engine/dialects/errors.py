@@ -1,8 +1,8 @@
-"""What failures look like in chat completions.
+"""What failures look like, in every dialect whose failures are JSON.
 
-One envelope by the reference, `{"error": {"message", "type", "param", "code"}}`, and many in the field: a bare string,
-`{"code", "error": "…"}` (xAI), `{"detail": …}` (Mistral, FastAPI servers), `{"message", "request_id"}` (gateways), the
-fields at top level (Cerebras), all of it in an array (Gemini's compatible surface), HTML, or nothing at all.
+Most have one envelope, `{"error": {"message", "type" or "status", "code"}}`, and the field has many more: a bare
+string, `{"code", "error": "…"}` (xAI), `{"detail": …}` (Mistral, FastAPI servers), `{"message", "request_id"}`
+(gateways, AWS), the fields at top level (Cerebras), all of it in an array (Gemini), HTML, or nothing at all.
 """
 
 from __future__ import annotations

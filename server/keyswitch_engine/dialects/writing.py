@@ -1,0 +1,78 @@
+"""What writing a request has in common in every dialect."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable, Violation
+from keyswitch_engine.events import ProviderState
+from keyswitch_engine.generation import InlineMedia, MediaSource, Part, TextPart
+
+__all__ = ["base64_text", "encode_body", "joined_text", "media_url", "own_state", "raw_json", "unsupported"]
+
+_ENCODER = msgspec.json.Encoder()
+_OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def unsupported(field: str, why: str = "") -> Unavailable:
+    """Return the refusal of what a dialect, or a provider's way of speaking it, cannot express.
+
+    *field* is a path of contract field names, for example `messages[0].parts[1].image`.
+    """
+    return Unavailable(
+        Reason.UNSUPPORTED_FEATURE, f"{field}: {why or 'this provider has no such thing in this dialect'}", field=field
+    )
+
+
+def encode_body(body: dict[str, Any], options_json: str) -> bytes:
+    """Encode a body, the caller's options merged into it verbatim and last.
+
+    Raises:
+        InvalidRequest: an option is one that the body has already.
+    """
+    if options_json:
+        for name, value in _OPTIONS.decode(options_json).items():
+            if name in body:
+                raise InvalidRequest(
+                    [Violation("target.options_json", f"the request writes {name!r} already; use its own field")]
+                )
+            body[name] = value
+    return _ENCODER.encode(body)
+
+
+def raw_json(text: str) -> msgspec.Raw:
+    """Return JSON of the caller's to be put into a body as it is: key order decides prompt-cache hits."""
+    return msgspec.Raw(text.encode())
+
+
+def base64_text(data: bytes) -> str:
+    """Return bytes as base64."""
+    return base64.b64encode(data).decode()
+
+
+def media_url(source: MediaSource) -> str:
+    """Return a URL for media: its own, or one that holds the bytes."""
+    if isinstance(source, InlineMedia):
+        return f"data:{source.media_type};base64,{base64_text(source.data)}"
+    return source.url
+
+
+def joined_text(parts: Iterable[Part], field: str) -> str:
+    """Join text parts by line feeds; *field* is the path of the list of parts. Anything but text is refused."""
+    texts = []
+    for number, part in enumerate(parts):
+        if not isinstance(part.content, TextPart):
+            raise unsupported(f"{field}[{number}]", "only text goes here")
+        texts.append(part.content.text)
+    return "\n".join(texts)
+
+
+def own_state(state: ProviderState | None, provider: str, dialect: str) -> bytes | None:
+    """Return the data of a state that this provider handed out in this dialect; None for any other, or none."""
+    if state is not None and (state.provider, state.dialect) == (provider, dialect):
+        return state.data
+    return None
