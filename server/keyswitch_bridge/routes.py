@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
-from keyswitch_engine.registry import Provider
+from keyswitch_engine.dialects.base import Dialect
+from keyswitch_engine.provider import Provider
 from keyswitch_engine.route import Route
 
 from keyswitch_bridge.receipts import BILLINGS, SOURCES
@@ -12,14 +13,14 @@ from keyswitch_bridge.receipts import BILLINGS, SOURCES
 __all__ = ["provider_message", "route_message"]
 
 
-def route_message(route: Route) -> dispatch_service_pb2.Route:
+def route_message(route: Route[Dialect]) -> dispatch_service_pb2.Route:
     """Turn a decision into its message."""
     return dispatch_service_pb2.Route(
         provider=route.provider.id,
         requested_model=route.requested_model,
         resolved_model=route.model,
-        dialect=route.dialect.dialect.name,
-        origin_host=route.provider.origin_host,
+        dialect=route.surface.dialect.name,
+        origin_host=route.surface.origin_host,
         credential_source=SOURCES[route.credential_source],
         credential_label=route.credential_label,
         billing=BILLINGS[route.billing],
@@ -29,7 +30,7 @@ def route_message(route: Route) -> dispatch_service_pb2.Route:
             for candidate in route.excluded
         ],
         warnings=route.warnings,
-        compatibility=_flags(route.dialect.profile.flags),
+        compatibility=_flags(route.surface.profile.flags),
     )
 
 
@@ -39,7 +40,7 @@ def provider_message(provider: Provider) -> registry_service_pb2.Provider:
         id=provider.id,
         display_name=provider.name,
         aliases=provider.aliases,
-        dialects=[row.dialect.name for row in provider.dialects],
+        dialects=list(dict.fromkeys(surface.dialect.name for surface in provider.dialects)),
         origin_host=provider.origin_host,
         default_model=provider.default_model,
         small_model=provider.small_model,

@@ -8,7 +8,23 @@ import msgspec
 
 from keyswitch_engine.secret import Secret
 
-__all__ = ["ApiKey", "BearerToken", "Credential", "NoCredential", "ProviderCredential", "kind_of", "secrets_of"]
+__all__ = [
+    "ApiKey",
+    "AwsAccessKey",
+    "AwsBearerToken",
+    "AzureAccessToken",
+    "AzureApiKey",
+    "BearerToken",
+    "CloudflareToken",
+    "Credential",
+    "GoogleAccessToken",
+    "GoogleServiceAccount",
+    "NoCredential",
+    "ProviderCredential",
+    "fields_of",
+    "kind_of",
+    "secrets_of",
+]
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -25,11 +41,76 @@ class BearerToken(msgspec.Struct, frozen=True):
     token: Secret
 
 
+class AwsAccessKey(msgspec.Struct, frozen=True):
+    """An AWS access key pair; the session token is that of temporary ones."""
+
+    access_key_id: Secret
+    secret_access_key: Secret
+    session_token: Secret | None = None
+
+
+class AwsBearerToken(msgspec.Struct, frozen=True):
+    """A Bedrock API key."""
+
+    token: Secret
+
+
+class GoogleServiceAccount(msgspec.Struct, frozen=True):
+    """The parts of a Google service account key that are used; its addresses are not among them."""
+
+    client_email: str
+    private_key: Secret
+    private_key_id: str
+    project: str
+
+
+class GoogleAccessToken(msgspec.Struct, frozen=True):
+    """A Google access token."""
+
+    token: Secret
+    project: str
+
+
+class AzureApiKey(msgspec.Struct, frozen=True):
+    """The key of an Azure resource; the API version is empty for the current one."""
+
+    key: Secret
+    resource: str
+    api_version: str = ""
+
+
+class AzureAccessToken(msgspec.Struct, frozen=True):
+    """A Microsoft Entra access token for an Azure resource."""
+
+    token: Secret
+    resource: str
+    api_version: str = ""
+
+
+class CloudflareToken(msgspec.Struct, frozen=True):
+    """An API token of a Cloudflare account; without a gateway, Workers AI is called directly."""
+
+    token: Secret
+    account_id: str
+    gateway_id: str = ""
+
+
 class NoCredential(msgspec.Struct, frozen=True):
     """None, for providers that need none."""
 
 
-Credential: TypeAlias = ApiKey | BearerToken | NoCredential
+Credential: TypeAlias = (
+    ApiKey
+    | BearerToken
+    | AwsAccessKey
+    | AwsBearerToken
+    | GoogleServiceAccount
+    | GoogleAccessToken
+    | AzureApiKey
+    | AzureAccessToken
+    | CloudflareToken
+    | NoCredential
+)
 
 
 class ProviderCredential(msgspec.Struct, frozen=True):
@@ -47,16 +128,25 @@ def kind_of(credential: Credential) -> str:
             return "api_key"
         case BearerToken():
             return "bearer_token"
+        case AwsAccessKey() | AwsBearerToken():
+            return "aws"
+        case GoogleServiceAccount() | GoogleAccessToken():
+            return "google"
+        case AzureApiKey() | AzureAccessToken():
+            return "azure"
+        case CloudflareToken():
+            return "cloudflare"
         case NoCredential():
             return "none"
 
 
 def secrets_of(credential: Credential) -> tuple[Secret, ...]:
     """Return every secret in a credential, for scrubbing."""
-    match credential:
-        case ApiKey(key=key):
-            return (key,)
-        case BearerToken(token=token):
-            return (token,)
-        case NoCredential():
-            return ()
+    values = (getattr(credential, name) for name in credential.__struct_fields__)
+    return tuple(value for value in values if isinstance(value, Secret))
+
+
+def fields_of(credential: Credential) -> dict[str, str]:
+    """Return what in a credential is no secret, by the names that provider files use in URLs."""
+    values = {name: getattr(credential, name) for name in credential.__struct_fields__}
+    return {name: value for name, value in values.items() if isinstance(value, str)}

@@ -106,9 +106,9 @@ def decode_answer(
 def _profile(registry: Registry, provider: str, protocol: str) -> tuple[Dialect, Profile]:
     """Find the provider's way of speaking a protocol."""
     row = registry.find(provider) if provider else None
-    for dialect_row in row.dialects if row else ():
-        if not protocol or dialect_row.dialect.name == protocol:
-            return dialect_row.dialect, dialect_row.profile
+    for surface in row.dialects if row else ():
+        if not protocol or surface.dialect.name == protocol:
+            return surface.dialect, surface.profile
     dialect = DIALECTS.get(protocol or "openai-chat")
     if dialect is None:
         raise UnknownProtocolError(f"protocol {protocol!r} is not one of {', '.join(sorted(DIALECTS))}")

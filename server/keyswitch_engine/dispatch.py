@@ -11,41 +11,52 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NoReturn, TypeAlias
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
-from keyswitch_engine.auth import auth_headers
+from keyswitch_engine.auth import Authenticator
 from keyswitch_engine.content import answer_mode
 from keyswitch_engine.credential import secrets_of
 from keyswitch_engine.deadline import DEADLINE_MARGIN, TimeLimits, Watch
-from keyswitch_engine.dialects.base import Decoder, UpstreamRequest
+from keyswitch_engine.dialects.base import Decoder, Dialect, UpstreamRequest
+from keyswitch_engine.dialects.reading import bound
 from keyswitch_engine.egress import Answer, Egress, Timing
 from keyswitch_engine.error_rules import request_id
 from keyswitch_engine.errors import DispatchError, InvalidRequest, ProtocolError, Reason, RequestError, StreamTruncated
 from keyswitch_engine.events import Attempt, AttemptOutcome, Ending, Event, Finished, Receipt, Started, Usage
 from keyswitch_engine.generation import Generation
+from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
-from keyswitch_engine.secret import scrub
+from keyswitch_engine.secret import Secret, scrub
 
-__all__ = ["MAX_ERROR_BYTES", "Call", "Dispatcher", "Sink", "TimeLimits"]
+__all__ = ["MAX_ERROR_BYTES", "Call", "Dispatcher", "GenerationCall", "Sink", "TimeLimits"]
+
+R = TypeVar("R")
 
 MAX_ERROR_BYTES = 64 * 1024
 """How much of an error's body is read."""
+
+_TOKEN_CONNECT_SECONDS = 10.0
 
 Sink: TypeAlias = Callable[[list[Event]], Awaitable[None]]
 """Takes one batch of events; dispatch waits for it."""
 
 
-class Call(msgspec.Struct, frozen=True):
-    """One call. Times are on the loop's clock."""
+class Call(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
+    """One call of a provider. Times are on the loop's clock."""
 
-    generation: Generation
-    route: Route
+    route: Route[D]
     limits: TimeLimits
     received_at: float
     deadline: float | None = None
     """When the RPC ends; None if it has no deadline."""
+
+
+class GenerationCall(Call[Dialect], frozen=True, kw_only=True):
+    """One generation."""
+
+    generation: Generation
     coalesce_window: float = 0.0
     """Seconds for which events are gathered before they are sent; 0 sends them as they come."""
 
@@ -56,8 +67,9 @@ class Dispatcher:
     def __init__(self, egress: Egress) -> None:
         """Use *egress*, which has to be open."""
         self._egress = egress
+        self._authenticator = Authenticator(self._post)
 
-    async def stream(self, call: Call, sink: Sink) -> None:
+    async def stream(self, call: GenerationCall, sink: Sink) -> None:
         """Make a call and hand its events to *sink*, a batch for each read.
 
         Raises:
@@ -72,7 +84,7 @@ class Dispatcher:
         except DispatchError as error:
             attempt.fail(error)
 
-    async def generate(self, call: Call) -> list[Event]:
+    async def generate(self, call: GenerationCall) -> list[Event]:
         """Make a call and return all its events.
 
         Raises:
@@ -94,13 +106,41 @@ class Dispatcher:
         except DispatchError as error:
             attempt.fail(error)
 
+    async def exchange(self, call: Call[D], request: UpstreamRequest, read: Callable[[bytes], R]) -> tuple[R, Attempt]:
+        """Make a call whose answer is small, and return what *read* makes of it, with the line of the receipt.
+
+        Raises:
+            DispatchError: the call failed.
+        """
+        attempt = _Attempt(call)
+        try:
+            with attempt.watch() as watch:
+                async with self._open(call, request, attempt) as answer:
+                    body = bytearray()
+                    while data := await answer.read():
+                        watch.progress()
+                        attempt.saw_event()
+                        body += data
+                        bound(len(body))
+                    return read(bytes(body)), attempt.line()
+        except DispatchError as error:
+            attempt.fail(error)
+
     @contextlib.asynccontextmanager
-    async def _open(self, call: Call, request: UpstreamRequest, attempt: _Attempt) -> AsyncIterator[Answer]:
+    async def _open(self, call: Call[D], request: UpstreamRequest, attempt: _Attempt) -> AsyncIterator[Answer]:
         """Send the request; the answer inside the context is one, errors have been read and raised."""
-        provider = call.route.provider
-        async with self._egress.post(
-            provider.base_url + request.path,
-            request.headers | provider.headers | auth_headers(provider.auth, call.route.credential),
+        route = call.route
+        url = route.surface.base_url + request.path
+        headers = request.headers | route.surface.headers
+        authenticated = await self._authenticator.authenticate(
+            route.provider.auth, route.credential,
+            method=request.method, url=url, headers=headers, body=request.body, region=route.region,
+        )  # fmt: skip
+        attempt.secrets = authenticated.secrets
+        async with self._egress.request(
+            request.method,
+            url,
+            headers | authenticated.headers,
             request.body,
             connect_limit=call.limits.connect,
             timing=attempt.timing,
@@ -110,23 +150,35 @@ class Dispatcher:
                 raise await _refusal(call, answer)
             yield answer
 
+    async def _post(self, url: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        """Post for a token."""
+        timing = Timing(asyncio.get_running_loop().time())
+        async with self._egress.request(
+            "POST", url, headers, body, connect_limit=_TOKEN_CONNECT_SECONDS, timing=timing
+        ) as answer:
+            content = bytearray()
+            while len(content) < MAX_ERROR_BYTES and (data := await answer.read()):
+                content += data
+            return answer.status, bytes(content)
 
-async def _refusal(call: Call, answer: Answer) -> DispatchError:
+
+async def _refusal(call: Call[D], answer: Answer) -> DispatchError:
     """Read an error."""
     if answer.status < 400:  # noqa: PLR2004 - redirections, RFC 9110
         return ProtocolError("the provider answered with a redirect, which is not followed")
     body = bytearray()
     while len(body) < MAX_ERROR_BYTES and (data := await _read(answer)):
         body += data
-    dialect = call.route.dialect
-    return dialect.dialect.error(dialect.profile, answer.status, answer.headers, bytes(body[:MAX_ERROR_BYTES]))
+    surface = call.route.surface
+    return surface.dialect.error(surface.profile, answer.status, answer.headers, bytes(body[:MAX_ERROR_BYTES]))
 
 
 class _Attempt:
     """What is known of one try; becomes a line of the receipt."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, call: Call[D]) -> None:
+        self._call: Call[Any] = call
+        self.secrets = secrets_of(call.route.credential)
         self._loop = asyncio.get_running_loop()
         self.timing = Timing(self._loop.time())
         self.outcome = AttemptOutcome.SUCCEEDED
@@ -147,7 +199,7 @@ class _Attempt:
     def answered(self, answer: Answer) -> None:
         """Note status and request id."""
         self._status = answer.status
-        self._request_id = _without_key(request_id(answer.headers), self._call.route)
+        self._request_id = _without_key(request_id(answer.headers), self.secrets)
 
     def saw_event(self) -> None:
         """Note when the answer began."""
@@ -179,7 +231,7 @@ class _Attempt:
             number=1,
             provider=route.provider.id,
             model=route.model,
-            origin_host=route.provider.origin_host,
+            origin_host=route.surface.origin_host,
             credential_source=route.credential_source,
             billing=route.billing,
             outcome=self.outcome,
@@ -201,9 +253,9 @@ class _Attempt:
         if not error.upstream_request_id:
             error.upstream_request_id = self._request_id
         if not isinstance(error, RequestError):
-            error.message = _told(error, route)
-            error.upstream_code = _without_key(error.upstream_code, route)
-            error.upstream_request_id = _without_key(error.upstream_request_id, route)
+            error.message = _told(error, route.provider.name, self.secrets)
+            error.upstream_code = _without_key(error.upstream_code, self.secrets)
+            error.upstream_request_id = _without_key(error.upstream_request_id, self.secrets)
         if self.decoder is not None:
             error.partial_usage = _partial_usage(self.decoder)
         if self.answering:
@@ -228,24 +280,24 @@ def _partial_usage(decoder: Decoder) -> Usage | None:
         return None
 
 
-def _without_key(text: str, route: Route) -> str:
+def _without_key(text: str, secrets_used: tuple[Secret, ...]) -> str:
     """Return a provider's short text, none at all if it quotes the key."""
-    return "" if any(secret.reveal() in text for secret in secrets_of(route.credential)) else text
+    return "" if any(secret.reveal() in text for secret in secrets_used) else text
 
 
-def _told(error: DispatchError, route: Route) -> str:
+def _told(error: DispatchError, provider: str, secrets_used: tuple[Secret, ...]) -> str:
     """Return the message for a failure at a provider, fit to show."""
     if error.reason is Reason.INVALID_CREDENTIAL:
-        return f"Invalid API key for {route.provider.name}"
-    return f"{route.provider.name}: {scrub(error.message, secrets_of(route.credential))}"
+        return f"Invalid API key for {provider}"
+    return f"{provider}: {scrub(error.message, secrets_used)}"
 
 
-def _request(call: Call, *, stream: bool) -> UpstreamRequest:
+def _request(call: GenerationCall, *, stream: bool) -> UpstreamRequest:
     """Write the request, before anything is sent."""
     route = call.route
     try:
-        return route.dialect.dialect.request(
-            call.generation, route.model, route.dialect.profile, route.options_json, stream=stream
+        return route.surface.dialect.request(
+            call.generation, route.model, route.surface.profile, route.options_json, stream=stream
         )
     except InvalidRequest:
         raise
@@ -254,10 +306,10 @@ def _request(call: Call, *, stream: bool) -> UpstreamRequest:
         raise
 
 
-def _decoder(call: Call, answer: Answer, *, stream: bool) -> Decoder:
+def _decoder(call: GenerationCall, answer: Answer, *, stream: bool) -> Decoder:
     """Make the decoder that an answer needs."""
-    dialect = call.route.dialect
-    return dialect.dialect.decoder(dialect.profile, stream=answer_mode(answer.headers, streamed=stream))
+    surface = call.route.surface
+    return surface.dialect.decoder(surface.profile, stream=answer_mode(answer.headers, streamed=stream))
 
 
 async def _read(answer: Answer) -> bytes:
@@ -268,7 +320,7 @@ async def _read(answer: Answer) -> bytes:
         return b""
 
 
-async def _pump(call: Call, answer: Answer, attempt: _Attempt, watch: Watch, sink: Sink) -> None:
+async def _pump(call: GenerationCall, answer: Answer, attempt: _Attempt, watch: Watch, sink: Sink) -> None:
     """Read, decode and write until the answer is complete."""
     decoder = attempt.decoder = _decoder(call, answer, stream=True)
     events: list[Event] = []

@@ -177,8 +177,8 @@ class Egress:
             self._session = None
 
     @contextlib.asynccontextmanager
-    async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, *, connect_limit: float, timing: Timing
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, connect_limit: float, timing: Timing
     ) -> AsyncIterator[Answer]:
         """Send a request; the answer is open inside the context, and its connection closed after it unless it was read.
 
@@ -189,9 +189,10 @@ class Egress:
             raise RuntimeError("egress is used outside its context")
         self._check_url(url)
         try:
-            response = await self._session.post(
+            response = await self._session.request(
+                method,
                 URL(url, encoded=True),
-                data=body,
+                data=body or None,
                 headers={"User-Agent": "keyswitch", "Accept-Encoding": "identity", **headers},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_limit),

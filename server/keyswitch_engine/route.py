@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Generic
+
 import msgspec
 
 from keyswitch_engine.credential import Credential, NoCredential
 from keyswitch_engine.events import Billing, CredentialSource
-from keyswitch_engine.registry import DialectRow, Provider
+from keyswitch_engine.provider import D, Provider, Surface
 
 __all__ = ["ExcludedCandidate", "Route", "Target"]
 
@@ -17,6 +19,7 @@ class Target(msgspec.Struct, frozen=True):
     provider: str = ""
     model: str = ""
     dialect: str = ""
+    region: str = ""
     credential_label: str = ""
     options_json: str = ""
     compatibility: dict[str, str | bool] = {}
@@ -30,12 +33,12 @@ class ExcludedCandidate(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, Generic[D], frozen=True):
     """A decision; everything that dispatch needs to know of the provider."""
 
     provider: Provider
-    dialect: DialectRow
-    """The wire protocol as this provider speaks it, compatibility overrides applied."""
+    surface: Surface[D]
+    """The wire protocol as this provider speaks it, and where; compatibility overrides applied."""
     requested_model: str
     model: str
     """Native id, as sent to the provider."""
@@ -44,6 +47,8 @@ class Route(msgspec.Struct, frozen=True):
     credential_label: str = ""
     credential_source: CredentialSource = CredentialSource.NONE
     billing: Billing = Billing.BYOK
+    region: str = ""
+    """Region of the provider's that is called; empty where it has none."""
     reasons: tuple[str, ...] = ()
     """The rules that applied, in order, as sentences."""
     excluded: tuple[ExcludedCandidate, ...] = ()

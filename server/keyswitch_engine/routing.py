@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import msgspec
 
+from keyswitch_engine.address import at_address, parameters, placed
 from keyswitch_engine.credential import ApiKey, NoCredential, ProviderCredential, kind_of
+from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Violation
 from keyswitch_engine.events import Billing, CredentialSource
-from keyswitch_engine.registry import DialectRow, Provider, Registry
+from keyswitch_engine.provider import Provider, Surface
+from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import ExcludedCandidate, Route, Target
 
 __all__ = ["find_provider", "resolve"]
@@ -25,8 +28,8 @@ _EXACT, _VENDOR, _MATCHER, _FOREIGN = range(4)
 _RANKS = ("lists the id", "is the vendor that the id names", "has a matcher that fits", "takes ids of other vendors")
 
 
-def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCredential]) -> Route:
-    """Decide where *target* goes.
+def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCredential]) -> Route[Dialect]:
+    """Decide where a generation for *target* goes.
 
     Raises:
         RequestError: it goes nowhere; the reason is one of the contract's for routing.
@@ -48,9 +51,10 @@ def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCr
     credential = _credential(provider, keys.get(provider.id, ()), target.credential_label)
     none = isinstance(credential.credential, NoCredential)
     reasons.append("no credential is needed" if none else "the caller's credential is used, and the caller pays")
+    values = parameters(provider, credential.credential, target.region)
     return Route(
         provider=provider,
-        dialect=_dialect(provider, target),
+        surface=at_address(provider, _surface(provider, target, values), values),
         requested_model=target.model,
         model=native,
         options_json=target.options_json,
@@ -58,6 +62,7 @@ def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCr
         credential_label=credential.label,
         credential_source=CredentialSource.NONE if none else CredentialSource.CALLER,
         billing=Billing.BYOK,
+        region=values.get("region", ""),
         reasons=tuple(reasons),
         excluded=excluded,
         warnings=_warnings(registry, provider, credential),
@@ -252,14 +257,14 @@ def _credential(provider: Provider, brought: tuple[ProviderCredential, ...], lab
     return brought[0]
 
 
-def _dialect(provider: Provider, target: Target) -> DialectRow:
+def _surface(provider: Provider, target: Target, values: Mapping[str, str]) -> Surface[Dialect]:
     """Choose the dialect, with the request's overrides of its flags."""
-    row = provider.dialects[0]
-    if target.dialect:
-        offered = {candidate.dialect.name: candidate for candidate in provider.dialects}
-        if target.dialect not in offered:
-            raise InvalidRequest([Violation("target.dialect", f"{provider.id} offers {', '.join(sorted(offered))}")])
-        row = offered[target.dialect]
+    name = target.dialect or provider.dialects[0].dialect.name
+    surfaces = [surface for surface in provider.dialects if surface.dialect.name == name]
+    if not surfaces:
+        offered = sorted({surface.dialect.name for surface in provider.dialects})
+        raise InvalidRequest([Violation("target.dialect", f"{provider.id} offers {', '.join(offered)}")])
+    row = placed(surfaces, values)
     if not target.compatibility:
         return row
     flags = msgspec.to_builtins(row.profile.flags) | target.compatibility
@@ -267,7 +272,7 @@ def _dialect(provider: Provider, target: Target) -> DialectRow:
         overridden = msgspec.convert(flags, row.dialect.flags)
     except msgspec.ValidationError as error:
         raise InvalidRequest([Violation("target.compatibility", str(error))]) from error
-    return DialectRow(row.dialect, msgspec.structs.replace(row.profile, flags=overridden))
+    return msgspec.structs.replace(row, profile=msgspec.structs.replace(row.profile, flags=overridden))
 
 
 def _warnings(registry: Registry, provider: Provider, credential: ProviderCredential) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from keyswitch_bridge.requests import GenerateMessage, RequestedLimits, read_exp
 from keyswitch_bridge.responses import batches
 from keyswitch_bridge.routes import route_message
 from keyswitch_bridge.status import CODES
-from keyswitch_engine.dispatch import Call, Dispatcher, TimeLimits
+from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 from keyswitch_engine.events import Event, Finished
 from keyswitch_engine.registry import Registry
@@ -108,12 +108,12 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             self._calls -= 1
         line.ended("OK")
 
-    def _call(self, request: GenerateMessage, context: Context, line: _Line) -> Call:
+    def _call(self, request: GenerateMessage, context: Context, line: _Line) -> GenerationCall:
         """Validate and route a request."""
         asked = read_generate(request)
         route = line.route = resolve(self._registry, asked.target, asked.credentials)
         remaining = context.time_remaining()
-        return Call(
+        return GenerationCall(
             generation=asked.generation,
             route=route,
             limits=self._bounded(asked.limits, streamed=isinstance(request, pb.StreamGenerateRequest)),
@@ -145,7 +145,7 @@ class _Line:
         self._loop = asyncio.get_running_loop()
         self._fields: dict[str, Any] = {}
         self.received_at = self._loop.time()
-        self.route: Route | None = None
+        self.route: Route[Any] | None = None
 
     def finished(self, event: Event) -> None:
         """Note the counts of an answer that is complete."""
@@ -173,6 +173,6 @@ class _Line:
         route = self.route
         fields = self._fields
         if route is not None:
-            fields |= {"provider": route.provider.id, "model": route.model, "dialect": route.dialect.dialect.name}
+            fields |= {"provider": route.provider.id, "model": route.model, "dialect": route.surface.dialect.name}
         duration = round((self._loop.time() - self.received_at) * 1000, 1)
         self._log.info("call", method=self._method, code=code, duration_ms=duration, **log_fields(fields))

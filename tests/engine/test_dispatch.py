@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 from keyswitch_engine.credential import ApiKey, ProviderCredential
-from keyswitch_engine.dispatch import Call, Dispatcher, TimeLimits
+from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.egress import Egress, EgressPolicy
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_engine.events import Event, Finished, Started, TextDelta
@@ -60,13 +60,13 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
         yield Dispatcher(egress)
 
 
-def call(port: int) -> Call:
+def call(port: int) -> GenerationCall:
     """Return a call to a provider on a port."""
     registry = load(base_urls={"sandbox": f"http://127.0.0.1:{port}/v1"})
     route = resolve(registry, Target(provider="sandbox"), [ProviderCredential("sandbox", ApiKey(Secret("the-key")))])
     generation = Generation((Message(Role.USER, (Part(TextPart("hi")),)),))
     now = asyncio.get_running_loop().time()
-    return Call(generation, route, TimeLimits(5, 5, 5, 20), now)
+    return GenerationCall(generation=generation, route=route, limits=TimeLimits(5, 5, 5, 20), received_at=now)
 
 
 def words(batch: list[Event]) -> list[str]:
@@ -259,7 +259,7 @@ async def test_special_addresses_are_refused_at_the_socket(host: str) -> None:
     async with Egress(wide) as egress:
         registry = load(base_urls={"sandbox": f"http://{host}:9/v1"})
         route = resolve(registry, Target(provider="sandbox"), [ProviderCredential("sandbox", ApiKey(Secret("k")))])
-        blocked = Call(
+        blocked = GenerationCall(
             Generation((Message(Role.USER, (Part(TextPart("hi")),)),)), route, TimeLimits(5, 5, 5, 20),
             asyncio.get_running_loop().time(),
         )  # fmt: skip

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from keyswitch_engine.auth.headers import auth_headers
+from keyswitch_engine.auth.authenticator import Authenticated, Authenticator
 
-__all__ = ["auth_headers"]
+__all__ = ["Authenticated", "Authenticator"]

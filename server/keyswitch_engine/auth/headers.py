@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from keyswitch_engine.credential import ApiKey, BearerToken, Credential, NoCredential
-from keyswitch_engine.registry import Auth
+from keyswitch_engine.credential import (
+    ApiKey,
+    AwsAccessKey,
+    AwsBearerToken,
+    AzureAccessToken,
+    AzureApiKey,
+    BearerToken,
+    CloudflareToken,
+    Credential,
+    GoogleAccessToken,
+    GoogleServiceAccount,
+    NoCredential,
+)
+from keyswitch_engine.provider import Auth
 
 __all__ = ["auth_headers"]
 
 
-def auth_headers(auth: Auth, credential: Credential) -> dict[str, str]:
-    """Return the headers that authenticate a call. Routing has checked that the provider accepts the credential."""
+def auth_headers(auth: Auth, credential: Credential) -> dict[str, str] | None:
+    """Return the headers that authenticate a call, None where more than the credential is needed to make them.
+
+    Routing has checked that the provider accepts the credential.
+    """
     match credential:
         case ApiKey(key=secret, organization=organization, project=project):
             headers = _key_header(auth, secret.reveal())
@@ -18,12 +33,22 @@ def auth_headers(auth: Auth, credential: Credential) -> dict[str, str]:
             if project and auth.project_header:
                 headers[auth.project_header] = project
             return headers
-        case BearerToken(token=secret):
+        case AzureApiKey(key=secret):
+            return _key_header(auth, secret.reveal())
+        case (
+            BearerToken(token=secret)
+            | AwsBearerToken(token=secret)
+            | GoogleAccessToken(token=secret)
+            | AzureAccessToken(token=secret)
+            | CloudflareToken(token=secret)
+        ):
             return {"Authorization": f"Bearer {secret.reveal()}"}
+        case AwsAccessKey() | GoogleServiceAccount():
+            return None
         case NoCredential():
             return {}
 
 
 def _key_header(auth: Auth, key: str) -> dict[str, str]:
     """Put a key where the provider wants it."""
-    return {auth.header: key} if auth.style == "header" else {"Authorization": f"Bearer {key}"}
+    return {auth.header: key} if auth.style == "header" else {"Authorization": f"{auth.scheme} {key}"}

@@ -49,6 +49,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     """Path below the provider's base URL, beginning with a slash; anything of the caller's in it is quoted."""
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
     @classmethod
     def json(cls, path: str, body: bytes, *, stream: bool) -> UpstreamRequest:

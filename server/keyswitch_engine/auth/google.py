@@ -1,0 +1,125 @@
+"""Access tokens for Google service accounts (RFC 7523): an assertion signed with the account's key buys one.
+
+Only the key, its id and the account's address come from the caller; where the assertion goes is a fact of the
+provider's file. Tokens are kept in memory until shortly before they expire, by a digest of the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+from urllib.parse import urlencode
+
+import msgspec
+
+from keyswitch_engine.credential import GoogleServiceAccount
+from keyswitch_engine.errors import ProtocolError, ProviderError, Reason, Unavailable
+from keyswitch_engine.secret import Secret
+
+__all__ = ["GoogleTokens", "Post"]
+
+Post: TypeAlias = Callable[[str, dict[str, str], bytes], Awaitable[tuple[int, bytes]]]
+"""Posts a body to a URL with headers; returns status and body."""
+
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_LIFETIME = 3600
+_MARGIN = 120.0
+_KEEP = 1024
+
+
+class _Answer(msgspec.Struct):
+    access_token: str = ""
+    expires_in: float = 0.0
+    error: str = ""
+
+
+class GoogleTokens:
+    """Buys tokens and keeps them until they expire; at most 1,024, the least used ones go first."""
+
+    def __init__(self, post: Post) -> None:
+        """Buy through *post*."""
+        self._post = post
+        self._tokens: collections.OrderedDict[bytes, tuple[Secret, float]] = collections.OrderedDict()
+        self._locks: dict[bytes, _Lock] = {}
+
+    async def token(self, account: GoogleServiceAccount, url: str) -> Secret:
+        """Return a token that is valid for at least two more minutes.
+
+        Calls that need the same one wait for each other: one buys, and if it is cancelled the next one does.
+
+        Raises:
+            DispatchError: Google refused the key, or cannot be reached.
+        """
+        digest = hashlib.sha256(f"{url}\n{account.client_email}\n{account.private_key.reveal()}".encode()).digest()
+        if (token := self._kept(digest)) is not None:
+            return token
+        lock = self._locks.setdefault(digest, _Lock())
+        lock.waiting += 1
+        try:
+            async with lock.lock:
+                return self._kept(digest) or await self._buy(digest, account, url)
+        finally:
+            lock.waiting -= 1
+            if not lock.waiting:
+                self._locks.pop(digest, None)
+
+    def _kept(self, digest: bytes) -> Secret | None:
+        """Return a token that is still good."""
+        token, expires = self._tokens.get(digest, (None, 0.0))
+        if token is None or time.monotonic() > expires - _MARGIN:
+            return None
+        self._tokens.move_to_end(digest)
+        return token
+
+    async def _buy(self, digest: bytes, account: GoogleServiceAccount, url: str) -> Secret:
+        """Buy a token. Signing takes milliseconds of arithmetic, so it has a thread of its own."""
+        assertion = await asyncio.to_thread(_assertion, account, url)
+        body = urlencode({"grant_type": _GRANT, "assertion": assertion}).encode()
+        status, content = await self._post(url, {"content-type": "application/x-www-form-urlencoded"}, body)
+        try:
+            answer = msgspec.json.decode(content, type=_Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProtocolError("the token endpoint answered with something that is not JSON") from error
+        if not answer.access_token or status >= 300:  # noqa: PLR2004 - RFC 9110
+            refused = answer.error in {"invalid_grant", "invalid_client", "unauthorized_client"}
+            reason = Reason.INVALID_CREDENTIAL if refused else Reason.PROVIDER_UNAVAILABLE
+            refusal = ProviderError(reason, "the token endpoint refused the service account")
+            refusal.upstream_status, refusal.upstream_code = status, answer.error[:100]
+            raise refusal
+        token = Secret(answer.access_token)
+        self._tokens[digest] = token, time.monotonic() + answer.expires_in
+        while len(self._tokens) > _KEEP:
+            self._tokens.popitem(last=False)
+        return token
+
+
+class _Lock:
+    """A lock that is forgotten when nobody waits for it."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
+def _assertion(account: GoogleServiceAccount, url: str) -> str:
+    """Sign an assertion."""
+    try:
+        from google.auth import crypt, jwt  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise Unavailable(
+            Reason.UNSUPPORTED_FEATURE, "this installation lacks the extra 'vertex', which signs for service accounts"
+        ) from error
+    try:
+        signer = crypt.RSASigner.from_string(  # type: ignore[no-untyped-call] # the library has no types here
+            account.private_key.reveal(), account.private_key_id or None
+        )
+    except ValueError:
+        raise ProviderError(Reason.INVALID_CREDENTIAL, "the service account's private key cannot be read") from None
+    now = int(time.time())
+    claims = {"iss": account.client_email, "scope": _SCOPE, "aud": url, "iat": now, "exp": now + _LIFETIME}
+    return bytes(jwt.encode(signer, claims)).decode()  # type: ignore[no-untyped-call] # likewise
