@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from keyswitch_engine.dialects.anthropic_messages import AnthropicMessages, BedrockInvoke, VertexRawPredict
 from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.dialects.openai_chat import OpenAIChat
 
 __all__ = ["DIALECTS"]
 
-_ALL: tuple[Dialect, ...] = (OpenAIChat(),)
+_ALL: tuple[Dialect, ...] = (
+    OpenAIChat(),
+    AnthropicMessages(),
+    VertexRawPredict(),
+    BedrockInvoke(),
+)
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
 """Every dialect by name."""

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
+
+import msgspec
 
 from keyswitch_engine.errors import ProtocolError
 
-__all__ = ["MAX_ANSWER_BYTES", "MAX_USAGE_JSON", "bound", "first_count", "including", "usage_json"]
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "MAX_USAGE_JSON",
+    "WholeBody",
+    "bound",
+    "decode",
+    "first_count",
+    "including",
+    "usage_json",
+]
+
+T = TypeVar("T")
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """Largest whole answer that is accepted, in bytes."""
@@ -23,6 +36,18 @@ def bound(size: int) -> None:
     """
     if size > MAX_ANSWER_BYTES:
         raise ProtocolError(f"the provider's answer exceeds {MAX_ANSWER_BYTES >> 20} MiB")
+
+
+def decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
+    """Decode a value of a dialect.
+
+    Raises:
+        ProtocolError: it is not one.
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError("the provider sent something that is not in its dialect") from error
 
 
 def first_count(*counts: float | None) -> int | None:
@@ -46,3 +71,39 @@ def including(total: int | None, includes: str, part: int | None) -> int | None:
 def usage_json(raw: bytes) -> str:
     """Return a usage object as it was sent, nothing if it is unreasonably large."""
     return raw.decode("utf-8", "replace") if len(raw) <= MAX_USAGE_JSON else ""
+
+
+class WholeBody:
+    """Collects an answer that is one JSON object, whatever its content type says it is.
+
+    That is how providers answer a streaming request where they fail under a 200. Whitespace before the object keeps
+    connections alive and means nothing.
+    """
+
+    __slots__ = ("_collecting", "_content")
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        self._content = bytearray()
+        self._collecting: bool | None = None
+
+    @property
+    def content(self) -> bytes | None:
+        """The object, as far as it came; None if the answer is none."""
+        return bytes(self._content) if self._collecting else None
+
+    def takes(self, data: bytes) -> bool:
+        """Tell by the first visible byte whether *data* is part of an object, and keep it if so; drop space before it.
+
+        Raises:
+            ProtocolError: the object exceeds `MAX_ANSWER_BYTES`.
+        """
+        if self._collecting is None:
+            start = data.lstrip()
+            if not start:
+                return True
+            self._collecting = start.startswith(b"{")
+        if self._collecting:
+            self._content += data
+            bound(len(self._content))
+        return self._collecting

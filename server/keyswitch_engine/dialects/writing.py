@@ -12,7 +12,16 @@ from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable, Violati
 from keyswitch_engine.events import ProviderState
 from keyswitch_engine.generation import InlineMedia, MediaSource, Part, TextPart
 
-__all__ = ["base64_text", "encode_body", "joined_text", "media_url", "own_state", "raw_json", "unsupported"]
+__all__ = [
+    "base64_text",
+    "encode_body",
+    "joined_text",
+    "media_url",
+    "own_state",
+    "raw_json",
+    "raw_object",
+    "unsupported",
+]
 
 _ENCODER = msgspec.json.Encoder()
 _OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -76,3 +85,19 @@ def own_state(state: ProviderState | None, provider: str, dialect: str) -> bytes
     if state is not None and (state.provider, state.dialect) == (provider, dialect):
         return state.data
     return None
+
+
+def raw_object(text: bytes | None, field: str) -> dict[str, msgspec.Raw]:
+    """Return the fields of a JSON object that a provider handed out, or that the caller wrote for it, as they are.
+
+    Nothing where there is no object. *field* is the path of what it belongs to.
+
+    Raises:
+        InvalidRequest: it is not a JSON object.
+    """
+    if not text:
+        return {}
+    try:
+        return _OPTIONS.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest([Violation(field, "its state or configuration is no JSON object")]) from error

@@ -23,7 +23,7 @@ from keyswitch_engine.dialects.openai_chat.chunks import (
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
 from keyswitch_engine.dialects.openai_chat.usage import read_usage
-from keyswitch_engine.dialects.reading import bound
+from keyswitch_engine.dialects.reading import WholeBody, bound
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     BlockEvent,
@@ -66,7 +66,6 @@ def stop_reason(raw: str) -> StopReason:
     return STOP_REASONS.get(raw.lower(), StopReason.OTHER) if raw else StopReason.UNKNOWN
 
 
-_OPENING_BRACE = ord("{")
 _NOTHING = (b"", b"null", b"{}", b'""')
 
 
@@ -294,12 +293,11 @@ class StreamDecoder(_Answering):
         """Start before the first byte."""
         super().__init__(profile)
         self._sse = SSEDecoder()
-        self._whole: bytearray | None = None
-        self._framed = False
+        self._whole = WholeBody()
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Decode the next bytes; see `Decoder.feed`."""
-        if not self._framed and not self._is_framed(data):
+        if self._whole.takes(data):
             return []
         for event in self._sse.feed(data):
             if self.done:
@@ -312,20 +310,6 @@ class StreamDecoder(_Answering):
                 self._chunk(self._answer(event.data))
         return self._blocks.take()
 
-    def _is_framed(self, data: bytes) -> bool:
-        """Find out by the first visible byte whether this is a stream; collect the body if it is none."""
-        if self._whole is None:
-            start = data.lstrip()
-            if not start:
-                return False
-            if start[0] != _OPENING_BRACE:
-                self._framed = True
-                return True
-            self._whole = bytearray()
-        self._whole += data
-        bound(len(self._whole))
-        return False
-
     def _chunk(self, answer: Completion) -> None:
         """Read one chunk."""
         self._note(answer)
@@ -334,8 +318,8 @@ class StreamDecoder(_Answering):
 
     def end(self) -> tuple[list[BlockEvent], Ending]:
         """Close the stream; see `Decoder.end`."""
-        if self._whole is not None:
-            return self._completion(bytes(self._whole))
+        if (body := self._whole.content) is not None:
+            return self._completion(body)
         complete = {
             "any": self.done or self._finished,
             "done": self.done,
