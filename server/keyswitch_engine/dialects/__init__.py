@@ -8,11 +8,13 @@ from types import MappingProxyType
 from keyswitch_engine.dialects.anthropic_messages import AnthropicMessages, BedrockInvoke, VertexRawPredict
 from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.dialects.openai_chat import OpenAIChat
+from keyswitch_engine.dialects.openai_responses import OpenAIResponses
 
 __all__ = ["DIALECTS"]
 
 _ALL: tuple[Dialect, ...] = (
     OpenAIChat(),
+    OpenAIResponses(),
     AnthropicMessages(),
     VertexRawPredict(),
     BedrockInvoke(),

@@ -73,6 +73,18 @@ def usage_json(raw: bytes) -> str:
     return raw.decode("utf-8", "replace") if len(raw) <= MAX_USAGE_JSON else ""
 
 
+def token_bytes(values: list[int] | None) -> bytes:
+    """Return the bytes of a token that comes with its log probability.
+
+    Raises:
+        ProtocolError: they are none.
+    """
+    try:
+        return bytes(values or ())
+    except (ValueError, OverflowError) as error:
+        raise ProtocolError("the provider sent a token whose bytes are none") from error
+
+
 class WholeBody:
     """Collects an answer that is one JSON object, whatever its content type says it is.
 

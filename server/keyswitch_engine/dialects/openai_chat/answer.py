@@ -23,7 +23,7 @@ from keyswitch_engine.dialects.openai_chat.chunks import (
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
 from keyswitch_engine.dialects.openai_chat.usage import read_usage
-from keyswitch_engine.dialects.reading import WholeBody, bound
+from keyswitch_engine.dialects.reading import WholeBody, bound, token_bytes
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     BlockEvent,
@@ -251,8 +251,8 @@ class _Answering:
             TokenLogprob(
                 token.token,
                 token.logprob,
-                bytes(token.bytes or ()),
-                tuple(TopLogprob(top.token, top.logprob, bytes(top.bytes or ())) for top in token.top_logprobs or ()),
+                token_bytes(token.bytes),
+                tuple(TopLogprob(top.token, top.logprob, token_bytes(top.bytes)) for top in token.top_logprobs or ()),
             )
             for token in tokens
         )
