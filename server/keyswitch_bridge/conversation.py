@@ -240,4 +240,4 @@ def read_reasoning(reasoning: pb.Reasoning, found: Violations) -> model.Reasonin
         found.add("reasoning", "at most one of effort and budget_tokens")
     if budget == 0:
         found.add("reasoning.budget_tokens", "at least 1; say REASONING_EFFORT_NONE for no reasoning")
-    return model.Reasoning(effort, budget)
+    return model.Reasoning(effort, budget, reasoning.include_text)

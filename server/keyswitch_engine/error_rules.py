@@ -62,7 +62,7 @@ _GENERAL = (
     ErrorRule(
         Reason.INVALID_CREDENTIAL,
         code="invalid_api_key|wrong_api_key|authentication_error|invalid_authentication"
-        "|InvalidApiKey|authorized_error|unauthorized|401",
+        "|InvalidApiKey|authorized_error|unauthorized|unauthenticated|api_key_invalid|401",
     ),
     ErrorRule(
         Reason.INVALID_CREDENTIAL,
@@ -76,7 +76,7 @@ _GENERAL = (
     ErrorRule(
         Reason.CONTENT_REFUSED, message=r"content (management|moderation|usage) policy|flagged by|requires moderation"
     ),
-    ErrorRule(Reason.PROVIDER_OVERLOADED, status=(429, 500, 503, 529), code="overloaded(_error)?|engine_overloaded.*"),
+    ErrorRule(Reason.PROVIDER_OVERLOADED, code="overloaded(_error)?|engine_overloaded.*"),
     ErrorRule(
         Reason.PROVIDER_OVERLOADED,
         status=(429, 500, 503, 529),
@@ -86,7 +86,10 @@ _GENERAL = (
     ErrorRule(Reason.PROVIDER_REJECTED_REQUEST, status=(413,)),
     ErrorRule(Reason.PROVIDER_RATE_LIMITED, status=(429,)),
     ErrorRule(Reason.PROVIDER_RATE_LIMITED, code="rate_limit(ed|_exceeded|_error|_reached_error)?|too_many_requests"),
-    ErrorRule(Reason.MODEL_NOT_FOUND, code="model_not_found|invalid_model|unknown_model|no_such_model"),
+    ErrorRule(Reason.CREDENTIAL_NOT_PERMITTED, code="permission_(error|denied)"),
+    ErrorRule(
+        Reason.MODEL_NOT_FOUND, code="not_found(_error)?|model_not_found|invalid_model|unknown_model|no_such_model"
+    ),
     ErrorRule(
         Reason.MODEL_NOT_FOUND,
         status=(400, 404),

@@ -255,6 +255,8 @@ class Reasoning(_Value, frozen=True):
 
     effort: ReasoningEffort | None = None
     budget_tokens: int | None = None
+    include_text: bool = False
+    """Whether the text, or a summary of it, is wanted of providers that show none unless asked."""
 
 
 class Generation(_Value, frozen=True):

@@ -967,19 +967,25 @@ class Reasoning(_message.Message):
 
     EFFORT_FIELD_NUMBER: _builtins.int
     BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
+    INCLUDE_TEXT_FIELD_NUMBER: _builtins.int
     effort: Global___ReasoningEffort.ValueType
     """How hard to think; the provider's default if unspecified."""
     budget_tokens: _builtins.int
     """At most this many tokens of reasoning."""
+    include_text: _builtins.bool
+    """Asks for the text of the reasoning, or a summary, where the provider shows none unless asked. It changes nothing
+    where reasoning is shown anyway, or never.
+    """
     def __init__(
         self,
         *,
         effort: Global___ReasoningEffort.ValueType = ...,
         budget_tokens: _builtins.int | None = ...,
+        include_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_tokens", b"_budget_tokens", "budget_tokens", b"budget_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_tokens", b"_budget_tokens", "budget_tokens", b"budget_tokens", "effort", b"effort"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_tokens", b"_budget_tokens", "budget_tokens", b"budget_tokens", "effort", b"effort", "include_text", b"include_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_tokens: _TypeAlias = _typing.Literal["budget_tokens"]  # noqa: Y015
     _WhichOneofArgType__budget_tokens: _TypeAlias = _typing.Literal["_budget_tokens", b"_budget_tokens"]  # noqa: Y015

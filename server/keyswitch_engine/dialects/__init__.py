@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from keyswitch_engine.dialects.anthropic_messages import AnthropicMessages, BedrockInvoke, VertexRawPredict
 from keyswitch_engine.dialects.base import Dialect
+from keyswitch_engine.dialects.gemini import Gemini
 from keyswitch_engine.dialects.openai_chat import OpenAIChat
 from keyswitch_engine.dialects.openai_responses import OpenAIResponses
 
@@ -18,6 +19,7 @@ _ALL: tuple[Dialect, ...] = (
     AnthropicMessages(),
     VertexRawPredict(),
     BedrockInvoke(),
+    Gemini(),
 )
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})

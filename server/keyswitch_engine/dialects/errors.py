@@ -7,6 +7,7 @@ string, `{"code", "error": "…"}` (xAI), `{"detail": …}` (Mistral, FastAPI se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,14 +35,29 @@ def read_error(
         value = None if body.lstrip()[:1] == b"<" else body.decode("utf-8", "replace")
     fields = _fields(value)
     message = _message(value) or (f"HTTP status {status}" if status >= 300 and body.strip() else "")  # noqa: PLR2004 - RFC 9110
-    codes = [str(fields[name]) for name in ("code", "type") if fields.get(name)]
+    codes = [str(fields[name]) for name in ("code", "type", "status") if fields.get(name)]
+    delay = None
+    for detail in _details(fields):  # google.rpc.ErrorInfo and RetryInfo
+        if isinstance(detail.get("reason"), str):
+            codes.append(detail["reason"])
+        if (found := _DELAY.fullmatch(str(detail.get("retryDelay")))) is not None:
+            delay = float(found[1])
     effective = _status(fields) or status if status < 300 else status  # noqa: PLR2004 - RFC 9110
     error = provider_error(effective, codes[0] if codes else "", codes, message, rules)
     error.message = message or f"the provider answered with HTTP status {status} and no explanation"
     error.upstream_status = status
     error.upstream_request_id = request_id(headers)
-    error.retry_after = retry_after(headers)
+    error.retry_after = delay if (asked := retry_after(headers)) is None else asked
     return error
+
+
+_DELAY = re.compile(r"(\d{1,6}(?:\.\d*)?)s")
+
+
+def _details(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the details of an error of Google's."""
+    details = fields.get("details")
+    return [detail for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
 
 
 def _fields(value: object) -> dict[str, Any]:

@@ -76,6 +76,11 @@ class SSEDecoder:
             self._keep(chunk[end:])
         return events
 
+    def rest(self) -> bytes:
+        """Return the data of the event that was still open when the body ended, for a dialect that can judge it."""
+        self.feed(b"\n")
+        return b"\n".join(self._data)
+
     def _keep(self, piece: bytes) -> None:
         """Hold back the beginning of a line, within bounds."""
         if piece:

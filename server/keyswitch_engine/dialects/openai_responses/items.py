@@ -122,7 +122,7 @@ class Items:
         self._cite(block, event.annotation)
 
     def begin(self, output_index: int | None, item: Item) -> None:
-        """Begin an item. Texts begin with their first piece, and what only the provider understands when it is whole."""
+        """Begin an item. Texts begin with their first piece, opaque items when they are whole."""
         key = self._key(output_index, item.id)
         if key in self._blocks:
             return

@@ -291,7 +291,10 @@ def _write_reasoning(body: dict[str, Any], reasoning: Reasoning, flags: Response
     """Write how hard to think."""
     if reasoning.budget_tokens is not None:
         raise unsupported("reasoning.budget_tokens", "give an effort instead")
-    if reasoning.effort is not None:
-        if not flags.reasoning_effort:
-            raise unsupported("reasoning.effort")
-        body["reasoning"] = {"effort": _EFFORTS[reasoning.effort]}
+    if reasoning.effort is not None and not flags.reasoning_effort:
+        raise unsupported("reasoning.effort")
+    written = {"effort": _EFFORTS[reasoning.effort]} if reasoning.effort is not None else {}
+    if reasoning.include_text:
+        written["summary"] = "auto"
+    if written:
+        body["reasoning"] = written
