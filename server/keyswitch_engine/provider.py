@@ -24,6 +24,7 @@ __all__ = [
     "Auth",
     "Provider",
     "ProviderFile",
+    "Speaks",
     "Surface",
     "SurfaceTable",
     "build_provider",

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from keyswitch_engine.dialects.anthropic_messages import AnthropicMessages, BedrockInvoke, VertexRawPredict
 from keyswitch_engine.dialects.base import Dialect
+from keyswitch_engine.dialects.bedrock_converse import BedrockConverse
 from keyswitch_engine.dialects.gemini import Gemini
 from keyswitch_engine.dialects.openai_chat import OpenAIChat
 from keyswitch_engine.dialects.openai_responses import OpenAIResponses
@@ -20,6 +21,7 @@ _ALL: tuple[Dialect, ...] = (
     VertexRawPredict(),
     BedrockInvoke(),
     Gemini(),
+    BedrockConverse(),
 )
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})

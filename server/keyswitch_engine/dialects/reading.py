@@ -16,6 +16,7 @@ __all__ = [
     "decode",
     "first_count",
     "including",
+    "token_bytes",
     "usage_json",
 ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +17,7 @@ from keyswitch_engine.generation import InlineMedia, MediaSource, Part, TextPart
 __all__ = [
     "base64_text",
     "encode_body",
+    "fitting_id",
     "joined_text",
     "media_url",
     "own_state",
@@ -85,6 +88,20 @@ def own_state(state: ProviderState | None, provider: str, dialect: str) -> bytes
     if state is not None and (state.provider, state.dialect) == (provider, dialect):
         return state.data
     return None
+
+
+_UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
+_MAX_ID = 64
+
+
+def fitting_id(call_id: str) -> str:
+    """Return a tool call's id with the characters, and no more of them, that strict providers allow.
+
+    Ids of their own stay as they are; the same id gives the same one again, so that call and result stay together.
+    """
+    if len(call_id) > _MAX_ID:
+        return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:32]}"
+    return _UNFIT.sub("_", call_id)
 
 
 def raw_object(text: bytes | None, field: str) -> dict[str, msgspec.Raw]:

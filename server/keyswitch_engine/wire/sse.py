@@ -78,8 +78,8 @@ class SSEDecoder:
 
     def rest(self) -> bytes:
         """Return the data of the event that was still open when the body ended, for a dialect that can judge it."""
-        self.feed(b"\n")
-        return b"\n".join(self._data)
+        completed = self.feed(b"\n")  # of its line, or of the event itself
+        return completed[-1].data if completed else b"\n".join(self._data)
 
     def _keep(self, piece: bytes) -> None:
         """Hold back the beginning of a line, within bounds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -13,12 +12,12 @@ from keyswitch_engine.dialects.base import Profile
 from keyswitch_engine.dialects.writing import (
     base64_text,
     encode_body,
+    fitting_id,
     own_state,
     raw_json,
     raw_object,
     unsupported,
 )
-from keyswitch_engine.errors import InvalidRequest, Violation
 from keyswitch_engine.generation import (
     AudioPart,
     CacheHint,
@@ -158,9 +157,9 @@ class _Writer:
             case AudioPart():
                 raise unsupported(f"{field}.audio")
             case ToolCallPart(id=call_id, name=name, arguments_json=arguments):
-                return {"type": "tool_use", "id": _id(call_id), "name": name, "input": _input(arguments, field)}
+                return {"type": "tool_use", "id": fitting_id(call_id), "name": name, "input": _input(arguments, field)}
             case ToolResultPart(tool_call_id=call_id, parts=parts, is_error=is_error):
-                result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _id(call_id)}
+                result: dict[str, Any] = {"type": "tool_result", "tool_use_id": fitting_id(call_id)}
                 if parts:
                     result["content"] = _short(
                         [self._result(inner, f"{field}.tool_result.parts[{n}]") for n, inner in enumerate(parts)]
@@ -240,22 +239,11 @@ def _document(source: MediaSource, filename: str) -> dict[str, Any]:
     return document | {"title": filename} if filename else document
 
 
-_UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
-
-
-def _id(call_id: str) -> str:
-    """Return a tool call's id with the characters that the API allows; ids of its own are made of nothing else."""
-    return _UNFIT.sub("_", call_id)
-
-
 def _input(arguments: str, field: str) -> msgspec.Raw | dict[str, Any]:
     """Write a call's arguments, which have to be an object here."""
     if not arguments.strip():
         return {}
-    try:
-        msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise InvalidRequest([Violation(f"{field}.tool_call.arguments_json", "must be a JSON object here")]) from error
+    raw_object(arguments.encode(), f"{field}.tool_call.arguments_json")
     return raw_json(arguments)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["RESPONSE", "Candidate", "FunctionCall", "InlineData", "Part", "Response", "Usage"]
+__all__ = ["RESPONSE", "Candidate", "FunctionCall", "Grounding", "InlineData", "Part", "Response", "Usage"]
 
 
 class FunctionCall(msgspec.Struct):

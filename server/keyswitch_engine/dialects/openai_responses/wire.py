@@ -18,6 +18,7 @@ __all__ = [
     "Item",
     "Response",
     "TokenLogprob",
+    "TopLogprob",
     "Usage",
 ]
 
