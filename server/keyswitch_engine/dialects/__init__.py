@@ -8,7 +8,9 @@ from types import MappingProxyType
 from keyswitch_engine.dialects.anthropic_messages import AnthropicMessages, BedrockInvoke, VertexRawPredict
 from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.dialects.bedrock_converse import BedrockConverse
+from keyswitch_engine.dialects.cohere_v2 import CohereV2
 from keyswitch_engine.dialects.gemini import Gemini
+from keyswitch_engine.dialects.ollama import Ollama
 from keyswitch_engine.dialects.openai_chat import OpenAIChat
 from keyswitch_engine.dialects.openai_responses import OpenAIResponses
 
@@ -22,6 +24,8 @@ _ALL: tuple[Dialect, ...] = (
     BedrockInvoke(),
     Gemini(),
     BedrockConverse(),
+    CohereV2(),
+    Ollama(),
 )
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})

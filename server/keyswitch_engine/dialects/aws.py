@@ -20,8 +20,8 @@ AWS_STREAM: Final = "application/vnd.amazon.eventstream"
 """Media type of event streams."""
 
 _RULES = (
-    ErrorRule(Reason.CONTEXT_OVERFLOW, message=r"too many (input )?tokens|input is too long|maximum context|prompt is too long"
-              r"|input tokens exceed|exceeds? (the )?maximum (length|number of tokens)"),
+    ErrorRule(Reason.CONTEXT_OVERFLOW, message=r"too many (input )?tokens|input is too long|maximum context"
+              r"|prompt is too long|input tokens exceed|exceeds? (the )?maximum (length|number of tokens)"),
     ErrorRule(Reason.INVALID_CREDENTIAL, code=r"UnrecognizedClient.*|InvalidSignature.*|ExpiredToken.*"
               r"|IncompleteSignature.*|MissingAuthenticationToken.*|InvalidClientTokenId.*|SignatureDoesNotMatch.*"),
     ErrorRule(Reason.INVALID_CREDENTIAL, status=(401, 403), message=r"api key|bearer token|security token|signature"),
