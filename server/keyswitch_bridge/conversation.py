@@ -10,7 +10,6 @@ from keyswitch.v1 import conversation_pb2 as pb
 from keyswitch_engine import generation as model
 from keyswitch_engine.events import ProviderState
 
-from keyswitch_bridge.not_yet import refuse_fields
 from keyswitch_bridge.violations import Violations
 
 __all__ = [
@@ -37,6 +36,10 @@ _EFFORTS: dict[int, model.ReasoningEffort] = {
     pb.REASONING_EFFORT_HIGH: model.ReasoningEffort.HIGH,
     pb.REASONING_EFFORT_MAX: model.ReasoningEffort.MAX,
 }
+_RETENTIONS: dict[int, model.CacheRetention] = {
+    pb.CACHE_RETENTION_SHORT: model.CacheRetention.SHORT,
+    pb.CACHE_RETENTION_LONG: model.CacheRetention.LONG,
+}
 _MEDIA = frozenset({"text", "image", "audio", "file"})
 _ALLOWED = {
     model.Role.USER: _MEDIA,
@@ -47,6 +50,7 @@ _ALLOWED = {
 _IN_TOOL_RESULT = frozenset({"text", "image", "file"})
 _IN_SYSTEM = frozenset({"text"})
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_TOOL_TYPE = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,64}/[a-z0-9.+*-]{1,64}")
 _URL = re.compile(r"https://[\x21-\x7e]{1,8192}")
 _DETAILS = ("auto", "low", "high")
@@ -77,7 +81,6 @@ def read_parts(
 
 def _part(part: pb.Part, path: str, found: Violations, allowed: frozenset[str]) -> model.Part:
     """Read one part."""
-    refuse_fields(part, f"{path}.")
     kind = part.WhichOneof("kind")
     if kind is None:
         found.add(path, "its kind is required")
@@ -90,7 +93,11 @@ def _part(part: pb.Part, path: str, found: Violations, allowed: frozenset[str]) 
         if not sent.provider or not sent.dialect:
             found.add(f"{path}.provider_state", "provider and dialect are required")
         state = ProviderState(sent.provider, sent.dialect, sent.data)
-    return model.Part(_content(part, kind, path, found), state)
+    hint = None
+    if part.HasField("cache_hint"):
+        retention = found.enum(part.cache_hint.retention, _RETENTIONS, f"{path}.cache_hint.retention")
+        hint = model.CacheHint(retention or model.CacheRetention.DEFAULT)
+    return model.Part(_content(part, kind, path, found), state, hint)
 
 
 def _content(part: pb.Part, kind: str, path: str, found: Violations) -> model.Content:
@@ -124,6 +131,8 @@ def _content(part: pb.Part, kind: str, path: str, found: Violations) -> model.Co
         case "refusal":
             return model.RefusalPart(part.refusal.text)
         case _:
+            if not part.HasField("provider_state"):
+                found.add(f"{path}.provider_state", "is required, since it is all that an opaque item consists of")
             return model.OpaquePart(part.opaque.type)
 
 
@@ -149,7 +158,9 @@ def read_tools(tools: Iterable[pb.Tool], found: Violations) -> tuple[model.Tool,
     names: set[str] = set()
     for number, tool in enumerate(tools):
         path = f"tools[{number}]"
-        refuse_fields(tool, f"{path}.")
+        if tool.HasField("provider_tool"):
+            read.append(_provider_tool(tool.provider_tool, f"{path}.provider_tool", found))
+            continue
         if not tool.HasField("function"):
             found.add(path, "its kind is required")
             continue
@@ -162,6 +173,12 @@ def read_tools(tools: Iterable[pb.Tool], found: Violations) -> tuple[model.Tool,
         strict = function.strict if function.HasField("strict") else None
         read.append(model.FunctionTool(function.name, function.description, schema, strict))
     return tuple(read)
+
+
+def _provider_tool(tool: pb.ProviderTool, path: str, found: Violations) -> model.ProviderTool:
+    """Read a tool that the provider runs itself."""
+    found.pattern(tool.type, _TOOL_TYPE, f"{path}.type")
+    return model.ProviderTool(tool.type, found.json_object(tool.config_json, f"{path}.config_json"))
 
 
 def read_tool_choice(

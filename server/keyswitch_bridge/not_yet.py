@@ -16,10 +16,7 @@ __all__ = ["FIELDS", "RPCS", "refuse_field", "refuse_fields"]
 
 RPCS = frozenset(
     {
-        "/keyswitch.v1.DispatchService/Embed",
-        "/keyswitch.v1.DispatchService/CountTokens",
         "/keyswitch.v1.DispatchService/ValidateCredential",
-        "/keyswitch.v1.DispatchService/ListProviderModels",
         "/keyswitch.v1.RegistryService/ListModels",
     }
 )
@@ -29,11 +26,12 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "GenerateRequest": ("fallbacks", "tenant"),
     "StreamGenerateRequest": ("fallbacks", "tenant"),
     "ExplainRouteRequest": ("fallbacks", "tenant", "include_body"),
-    "Target": ("custom_endpoint", "region", "routing"),
-    "Credential": ("aws", "google", "azure", "cloudflare", "stored", "platform"),
+    "EmbedRequest": ("fallbacks", "tenant"),
+    "CountTokensRequest": ("fallbacks", "tenant"),
+    "ListProviderModelsRequest": ("tenant",),
+    "Target": ("custom_endpoint", "routing"),
+    "Credential": ("stored", "platform"),
     "Limits": ("max_attempts", "hedge_after"),
-    "Part": ("opaque", "cache_hint"),
-    "Tool": ("provider_tool",),
 }
 """Fields by message."""
 

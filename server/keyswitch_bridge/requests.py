@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -10,24 +10,25 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import target_pb2
-from keyswitch.v1.credential_pb2 import Credential as CredentialMessage
-from keyswitch.v1.credential_pb2 import ProviderCredential as ProviderCredentialMessage
-from keyswitch_engine.credential import ApiKey, BearerToken, Credential, NoCredential, ProviderCredential
+from keyswitch_engine.credential import ProviderCredential
 from keyswitch_engine.generation import Generation, Sampling
 from keyswitch_engine.route import Target
-from keyswitch_engine.secret import Secret
 
 from keyswitch_bridge import conversation
+from keyswitch_bridge.credentials import read_credentials
 from keyswitch_bridge.not_yet import refuse_fields
 from keyswitch_bridge.violations import Violations
 
 __all__ = [
+    "REGION",
     "ExplainCall",
     "GenerateCall",
     "GenerateMessage",
     "RequestedLimits",
     "read_explain",
     "read_generate",
+    "read_limits",
+    "read_target",
     "refuse_unknown",
 ]
 
@@ -35,7 +36,8 @@ GenerateMessage: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
 """Two messages that are the same field by field, which a test holds them to."""
 
 _NO_SAMPLING = Sampling()
-_MAX_COALESCE, _MAX_TOP_LOGPROBS, _MAX_CREDENTIALS = 1.0, 20, 64
+REGION = re.compile(r"[a-z0-9-]{1,64}")
+_MAX_COALESCE, _MAX_TOP_LOGPROBS = 1.0, 20
 
 
 class RequestedLimits(msgspec.Struct, frozen=True):
@@ -80,9 +82,9 @@ def read_generate(message: GenerateMessage) -> GenerateCall:
     generation = _generation(message, found)
     limits, window = RequestedLimits(), 0.0
     if message.HasField("limits"):
-        limits, window = _limits(message.limits, found)
+        limits, window = read_limits(message.limits, found)
     call = GenerateCall(
-        _target(message.target, found), _credentials(message.credentials, found), generation, limits, window
+        read_target(message.target, found), read_credentials(message.credentials, found), generation, limits, window
     )
     found.check()
     return call
@@ -100,8 +102,8 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
     found = Violations()
     _generation(message, found)
     if message.HasField("limits"):
-        _limits(message.limits, found)
-    call = ExplainCall(_target(message.target, found), _credentials(message.credentials, found))
+        read_limits(message.limits, found)
+    call = ExplainCall(read_target(message.target, found), read_credentials(message.credentials, found))
     found.check()
     return call
 
@@ -171,7 +173,7 @@ def _generation(message: GenerateMessage | pb.ExplainRouteRequest, found: Violat
     )
 
 
-def _limits(limits: pb.Limits, found: Violations) -> tuple[RequestedLimits, float]:
+def read_limits(limits: pb.Limits, found: Violations) -> tuple[RequestedLimits, float]:
     """Read the limits and the coalescing window."""
     refuse_fields(limits, "limits.")
     window = found.duration(limits.coalesce_window, "limits.coalesce_window") or 0.0
@@ -188,7 +190,7 @@ def _limits(limits: pb.Limits, found: Violations) -> tuple[RequestedLimits, floa
     )
 
 
-def _target(target: target_pb2.Target, found: Violations) -> Target:
+def read_target(target: target_pb2.Target, found: Violations) -> Target:
     """Read where to go."""
     refuse_fields(target, "target.")
     compatibility: dict[str, str | bool] = {}
@@ -198,46 +200,8 @@ def _target(target: target_pb2.Target, found: Violations) -> Target:
         provider=found.name(target.provider.strip(), "target.provider", 64),
         model=target.model.strip(),  # routing checks ids, wherever they come from
         dialect=found.name(target.dialect, "target.dialect", 64),
+        region=found.pattern(target.region, REGION, "target.region") if target.region else "",
         credential_label=found.name(target.credential_label, "target.credential_label", 64),
         options_json=found.json_object(target.options_json, "target.options_json"),
         compatibility=compatibility,
     )
-
-
-def _credentials(credentials: Iterable[ProviderCredentialMessage], found: Violations) -> tuple[ProviderCredential, ...]:
-    """Read the keys that came. Which provider a name means, and whether one came twice, routing finds out."""
-    read = []
-    for number, entry in enumerate(credentials):
-        path = f"credentials[{number}]"
-        if number >= _MAX_CREDENTIALS:
-            found.add("credentials", f"at most {_MAX_CREDENTIALS}")
-            break
-        provider = entry.provider.strip()
-        kind = entry.credential.WhichOneof("kind")
-        if not provider and kind != "platform":
-            found.add(f"{path}.provider", "is required")
-        found.name(provider, f"{path}.provider", 64)
-        credential = _credential(entry.credential, kind, f"{path}.credential", found)
-        label = found.name(entry.label, f"{path}.label", 64) if entry.label else ""
-        read.append(ProviderCredential(provider, credential, label))
-    return tuple(read)
-
-
-def _credential(credential: CredentialMessage, kind: str | None, path: str, found: Violations) -> Credential:
-    """Read one credential."""
-    refuse_fields(credential, f"{path}.")
-    match kind:
-        case "api_key":
-            key = credential.api_key
-            return ApiKey(
-                Secret(found.secret(key.key, f"{path}.api_key.key")),
-                found.header_text(key.organization, f"{path}.api_key.organization"),
-                found.header_text(key.project, f"{path}.api_key.project"),
-            )
-        case "bearer_token":
-            return BearerToken(Secret(found.secret(credential.bearer_token.token, f"{path}.bearer_token.token")))
-        case "none":
-            return NoCredential()
-        case _:
-            found.add(path, "its kind is required")
-            return NoCredential()

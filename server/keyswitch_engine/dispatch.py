@@ -17,6 +17,7 @@ import msgspec
 
 from keyswitch_engine.auth import Authenticator
 from keyswitch_engine.content import answer_mode
+from keyswitch_engine.cost import Prices
 from keyswitch_engine.credential import secrets_of
 from keyswitch_engine.deadline import DEADLINE_MARGIN, TimeLimits, Watch
 from keyswitch_engine.dialects.base import Decoder, Dialect, UpstreamRequest
@@ -24,7 +25,7 @@ from keyswitch_engine.dialects.reading import bound
 from keyswitch_engine.egress import Answer, Egress, Timing
 from keyswitch_engine.error_rules import request_id
 from keyswitch_engine.errors import DispatchError, InvalidRequest, ProtocolError, Reason, RequestError, StreamTruncated
-from keyswitch_engine.events import Attempt, AttemptOutcome, Ending, Event, Finished, Receipt, Started, Usage
+from keyswitch_engine.events import Attempt, AttemptOutcome, Cost, Ending, Event, Finished, Receipt, Started, Usage
 from keyswitch_engine.generation import Generation
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
@@ -64,9 +65,10 @@ class GenerationCall(Call[Dialect], frozen=True, kw_only=True):
 class Dispatcher:
     """Makes calls through one egress."""
 
-    def __init__(self, egress: Egress) -> None:
-        """Use *egress*, which has to be open."""
+    def __init__(self, egress: Egress, prices: Prices | None = None) -> None:
+        """Use *egress*, which has to be open; without *prices* nothing has a known cost."""
         self._egress = egress
+        self._prices = prices
         self._authenticator = Authenticator(self._post)
 
     async def stream(self, call: GenerationCall, sink: Sink) -> None:
@@ -76,7 +78,7 @@ class Dispatcher:
             DispatchError: the call failed; what was decoded before went to the sink.
         """
         request = _request(call, stream=True)
-        attempt = _Attempt(call)
+        attempt = _Attempt(call, self._prices)
         try:
             with attempt.watch() as watch:
                 async with self._open(call, request, attempt) as answer:
@@ -91,7 +93,7 @@ class Dispatcher:
             DispatchError: the call failed.
         """
         request = _request(call, stream=False)
-        attempt = _Attempt(call)
+        attempt = _Attempt(call, self._prices)
         events: list[Event] = []
         try:
             with attempt.watch() as watch:
@@ -112,7 +114,7 @@ class Dispatcher:
         Raises:
             DispatchError: the call failed.
         """
-        attempt = _Attempt(call)
+        attempt = _Attempt(call, self._prices)
         try:
             with attempt.watch() as watch:
                 async with self._open(call, request, attempt) as answer:
@@ -176,8 +178,9 @@ async def _refusal(call: Call[D], answer: Answer) -> DispatchError:
 class _Attempt:
     """What is known of one try; becomes a line of the receipt."""
 
-    def __init__(self, call: Call[D]) -> None:
+    def __init__(self, call: Call[D], prices: Prices | None) -> None:
         self._call: Call[Any] = call
+        self._prices = prices
         self.secrets = secrets_of(call.route.credential)
         self._loop = asyncio.get_running_loop()
         self.timing = Timing(self._loop.time())
@@ -222,7 +225,14 @@ class _Attempt:
         """Return the event that closes an answer."""
         if not ending.answering_model:
             ending = msgspec.structs.replace(ending, answering_model=self._call.route.model)
-        return Finished(ending, Receipt((self.line(),)))
+        return Finished(ending, Receipt((self.line(),)), self._cost(ending))
+
+    def _cost(self, ending: Ending) -> Cost | None:
+        """Return what the answer cost, by the model that was asked for, since prices are listed by that."""
+        if self._prices is None:
+            return None
+        route = self._call.route
+        return self._prices.cost(route.provider.prices, route.model, ending.usage)
 
     def line(self) -> Attempt:
         """Return the line of the receipt."""

@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from keyswitch_engine.dialects import DIALECTS
-from keyswitch_engine.dialects.base import Dialect, Flags, Profile
+from keyswitch_engine.dialects import DIALECTS, TOKEN_COUNTERS
+from keyswitch_engine.dialects.base import Dialect, Flags, Profile, TokenCounter
+from keyswitch_engine.embeddings import EMBEDDINGS, EmbeddingDialect
 from keyswitch_engine.error_rules import ErrorRule
 from keyswitch_engine.errors import ProviderError
+from keyswitch_engine.model_listing import LISTINGS, ModelListing
 
 __all__ = [
     "PARAMETERS",
@@ -83,6 +85,9 @@ class ProviderFile(_Row, frozen=True):
     name: str
     base_url: str
     dialects: tuple[SurfaceTable, ...]
+    model_listing: SurfaceTable | None = None
+    embeddings: SurfaceTable | None = None
+    token_counting: SurfaceTable | None = None
     auth: Auth = Auth()
     aliases: tuple[str, ...] = ()
     vendor_token: str = ""
@@ -102,6 +107,12 @@ class ProviderFile(_Row, frozen=True):
     prices: str = ""
     errors: tuple[ErrorRule, ...] = ()
     doubtful: tuple[str, ...] = ()
+
+
+def tables(file: ProviderFile) -> list[SurfaceTable]:
+    """Return every table of a file that has an address."""
+    others = (file.model_listing, file.embeddings, file.token_counting)
+    return [*file.dialects, *(table for table in others if table is not None)]
 
 
 class Speaks(Protocol):
@@ -141,6 +152,9 @@ class Provider(msgspec.Struct, frozen=True):
     name: str
     base_url: str
     dialects: tuple[Surface[Dialect], ...]
+    model_listing: Surface[ModelListing] | None
+    embeddings: Surface[EmbeddingDialect] | None
+    token_counting: Surface[TokenCounter] | None
     auth: Auth
     aliases: tuple[str, ...]
     vendor_token: str
@@ -206,6 +220,9 @@ def build_provider(file: ProviderFile) -> Provider:
         name=file.name,
         base_url=file.base_url.rstrip("/"),
         dialects=tuple(_surface(file, table, DIALECTS) for table in file.dialects),
+        model_listing=_surface(file, file.model_listing, LISTINGS) if file.model_listing is not None else None,
+        embeddings=_surface(file, file.embeddings, EMBEDDINGS) if file.embeddings is not None else None,
+        token_counting=_surface(file, file.token_counting, TOKEN_COUNTERS) if file.token_counting is not None else None,
         auth=file.auth,
         aliases=file.aliases,
         vendor_token=file.vendor_token,
@@ -226,7 +243,7 @@ def build_provider(file: ProviderFile) -> Provider:
 
 def _check_urls(file: ProviderFile) -> None:
     """Check every base URL."""
-    for url in (file.base_url, *(table.base_url for table in file.dialects), *file.regional_base_urls.values()):
+    for url in (file.base_url, *(table.base_url for table in tables(file)), *file.regional_base_urls.values()):
         parts = urlsplit(_PLACEHOLDER.sub("x", url or file.base_url))
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment or parts.username:
             raise ValueError(f"base_url {url!r} is no plain http or https URL")
@@ -241,11 +258,15 @@ def check_parameters(file: ProviderFile) -> None:
     unknown = sorted(file.parameters.keys() - PARAMETERS)
     if unknown:
         raise ValueError(f"parameter {unknown[0]!r} is not one of {', '.join(sorted(PARAMETERS))}")
-    texts = [file.base_url, *(table.base_url + table.path + table.stream_path for table in file.dialects)]
+    texts = [
+        file.base_url,
+        *(table.base_url + table.path + table.stream_path for table in tables(file)),
+        *file.regional_base_urls.values(),
+    ]
     used = set(_PLACEHOLDER.findall(" ".join(texts))) - {"model"}
     for name in sorted(used ^ file.parameters.keys()):
         raise ValueError(f"parameter {name!r} has to be both in [parameters] and in a URL")
-    for table in file.dialects:
+    for table in tables(file):
         if missing := sorted(set(table.needs) - file.parameters.keys()):
             raise ValueError(f"{table.name}: needs {missing[0]!r}, which is no parameter")
     if file.regional_base_urls and "region" not in file.parameters:

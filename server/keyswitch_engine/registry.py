@@ -107,5 +107,9 @@ def _moved(row: ProviderFile, url: str) -> ProviderFile:
         moved = urlunsplit((origin.scheme, origin.netloc, path, "", "")) if table.base_url else ""
         return msgspec.structs.replace(table, base_url=moved)
 
+    others = {
+        name: move(table) if (table := getattr(row, name)) is not None else None
+        for name in ("model_listing", "embeddings", "token_counting")
+    }
     dialects = tuple(move(table) for table in row.dialects)
-    return msgspec.structs.replace(row, base_url=url, dialects=dialects, regional_base_urls={})
+    return msgspec.structs.replace(row, base_url=url, dialects=dialects, regional_base_urls={}, **others)

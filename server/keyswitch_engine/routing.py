@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import msgspec
 
 from keyswitch_engine.address import at_address, parameters, placed
 from keyswitch_engine.credential import ApiKey, NoCredential, ProviderCredential, kind_of
-from keyswitch_engine.dialects.base import Dialect
-from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Violation
+from keyswitch_engine.dialects.base import Dialect, TokenCounter
+from keyswitch_engine.embeddings import EmbeddingDialect
+from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Unavailable, Violation
 from keyswitch_engine.events import Billing, CredentialSource
-from keyswitch_engine.provider import Provider, Surface
+from keyswitch_engine.model_listing import ModelListing
+from keyswitch_engine.provider import D, Provider, Surface
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import ExcludedCandidate, Route, Target
 
-__all__ = ["find_provider", "resolve"]
+__all__ = ["find_provider", "resolve", "resolve_embeddings", "resolve_model_listing", "resolve_token_counting"]
 
 _EXACT, _VENDOR, _MATCHER, _FOREIGN = range(4)
 _RANKS = ("lists the id", "is the vendor that the id names", "has a matcher that fits", "takes ids of other vendors")
@@ -34,6 +36,69 @@ def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCr
     Raises:
         RequestError: it goes nowhere; the reason is one of the contract's for routing.
     """
+    return _resolve(registry, target, credentials, lambda provider, values: _surface(provider, target, values))
+
+
+def resolve_embeddings(
+    registry: Registry, target: Target, credentials: Sequence[ProviderCredential]
+) -> Route[EmbeddingDialect]:
+    """Decide where embeddings for *target* come from. No provider has a default model for them.
+
+    Raises:
+        RequestError: from nowhere.
+    """
+    _refuse_generation_choices(target)
+    if not _clean_model(target.model):
+        raise RequestError(Reason.MODEL_REQUIRED, "name the embedding model", field="target.model")
+    return _resolve(registry, target, credentials, lambda row, _: _offered(row, row.embeddings, "embeddings"))
+
+
+def resolve_token_counting(
+    registry: Registry, target: Target, credentials: Sequence[ProviderCredential]
+) -> Route[TokenCounter]:
+    """Decide who counts the tokens of a conversation with *target*.
+
+    Raises:
+        RequestError: nobody does.
+    """
+    _refuse_generation_choices(target)
+    return _resolve(registry, target, credentials, lambda row, _: _offered(row, row.token_counting, "token counting"))
+
+
+def resolve_model_listing(
+    registry: Registry, target: Target, credential: ProviderCredential | None
+) -> Route[ModelListing]:
+    """Decide where a provider's list of models comes from.
+
+    Raises:
+        RequestError: from nowhere.
+    """
+    any_model = msgspec.structs.replace(target, model="-")  # the rules for models have no say here
+    credentials = (credential,) if credential is not None else ()
+    return _resolve(registry, any_model, credentials, lambda row, _: _offered(row, row.model_listing, "list of models"))
+
+
+def _refuse_generation_choices(target: Target) -> None:
+    """Refuse what only a generation can choose."""
+    for field in ("dialect", "compatibility"):
+        if getattr(target, field):
+            raise InvalidRequest([Violation(f"target.{field}", "only a generation has a choice of these")])
+
+
+def _offered(provider: Provider, surface: Surface[D] | None, what: str) -> Surface[D]:
+    """Return a surface that not every provider has."""
+    if surface is None:
+        raise Unavailable(Reason.UNSUPPORTED_FEATURE, f"{provider.name} offers no {what}", field="target.provider")
+    return surface
+
+
+def _resolve(
+    registry: Registry,
+    target: Target,
+    credentials: Sequence[ProviderCredential],
+    choose: Callable[[Provider, Mapping[str, str]], Surface[D]],
+) -> Route[D]:
+    """Decide where *target* goes, on the surface that *choose* picks of the provider's."""
     keys = _by_provider(registry, credentials)
     model = _clean_model(target.model)
     excluded: tuple[ExcludedCandidate, ...] = ()
@@ -54,7 +119,7 @@ def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCr
     values = parameters(provider, credential.credential, target.region)
     return Route(
         provider=provider,
-        surface=at_address(provider, _surface(provider, target, values), values),
+        surface=at_address(provider, choose(provider, values), values),
         requested_model=target.model,
         model=native,
         options_json=target.options_json,

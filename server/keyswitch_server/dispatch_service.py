@@ -11,16 +11,25 @@ import grpc
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import dispatch_service_pb2_grpc as pb_grpc
 from keyswitch_bridge.answers import generate_response
+from keyswitch_bridge.operations import (
+    embed_response,
+    models_response,
+    read_count_tokens,
+    read_embed,
+    read_list_models,
+)
 from keyswitch_bridge.requests import GenerateMessage, RequestedLimits, read_explain, read_generate
 from keyswitch_bridge.responses import batches
 from keyswitch_bridge.routes import route_message
 from keyswitch_bridge.status import CODES
-from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
+from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 from keyswitch_engine.events import Event, Finished
+from keyswitch_engine.operations import count_tokens, embed, list_models
+from keyswitch_engine.provider import D
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
-from keyswitch_engine.routing import resolve
+from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
 
 from keyswitch_server.logging import Logger, log_fields
 
@@ -86,6 +95,35 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         call = read_explain(request)
         return pb.ExplainRouteResponse(routes=[route_message(resolve(self._registry, call.target, call.credentials))])
 
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """Turn texts into vectors."""
+        with self._admitted("Embed") as line:
+            asked = read_embed(request)
+            route = line.route = resolve_embeddings(self._registry, asked.target, asked.credentials)
+            embedded = await embed(self._dispatcher, self._exchange(route, asked.limits, context, line), asked.given)
+            line.finished(embedded.finished)
+            return embed_response(embedded)
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        """Say how large a conversation is."""
+        with self._admitted("CountTokens") as line:
+            asked = read_count_tokens(request)
+            route = line.route = resolve_token_counting(self._registry, asked.target, asked.credentials)
+            call = self._exchange(route, RequestedLimits(), context, line)
+            count = await count_tokens(self._dispatcher, call, asked.generation)
+            return pb.CountTokensResponse(input_tokens=count, resolved_model=route.model)
+
+    async def ListProviderModels(
+        self, request: pb.ListProviderModelsRequest, context: Context
+    ) -> pb.ListProviderModelsResponse:
+        """List a provider's models."""
+        with self._admitted("ListProviderModels") as line:
+            asked = read_list_models(request)
+            route = line.route = resolve_model_listing(self._registry, asked.target, asked.credential)
+            return models_response(
+                await list_models(self._dispatcher, self._exchange(route, RequestedLimits(), context, line))
+            )
+
     @contextlib.contextmanager
     def _admitted(self, method: str) -> Iterator[_Line]:
         """Count a call among those in flight, and log how it ended."""
@@ -120,6 +158,16 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             received_at=line.received_at,
             deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
             coalesce_window=asked.coalesce_window,
+        )
+
+    def _exchange(self, route: Route[D], asked: RequestedLimits, context: Context, line: _Line) -> Call[D]:
+        """Return the call of anything but a generation."""
+        remaining = context.time_remaining()
+        return Call(
+            route=route,
+            limits=self._bounded(asked, streamed=False),
+            received_at=line.received_at,
+            deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
         )
 
     def _bounded(self, asked: RequestedLimits, *, streamed: bool) -> TimeLimits:

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from keyswitch.v1 import dispatch_service_pb2_grpc, registry_service_pb2_grpc
 from keyswitch_engine import registry
+from keyswitch_engine.cost import PriceTable
 from keyswitch_engine.dispatch import Dispatcher
 from keyswitch_engine.egress import Egress
 
@@ -50,7 +51,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
             DispatchService(  # type: ignore[abstract] # the guard refuses what is not built yet
                 providers,
-                Dispatcher(egress),
+                Dispatcher(egress, PriceTable()),
                 settings.limits(),
                 max_total=settings.max_total_timeout,
                 max_calls=settings.max_calls,

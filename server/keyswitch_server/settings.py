@@ -122,7 +122,7 @@ class Settings(BaseSettings):
 
     def base_urls(self) -> dict[str, str]:
         """Return the providers that are moved elsewhere."""
-        return {"sandbox": f"{self.sandbox_url.rstrip('/')}/v1"} if self.sandbox_url else {}
+        return {"sandbox": self.sandbox_url.rstrip("/")} if self.sandbox_url else {}
 
 
 def load(config: pathlib.Path | None = None, **arguments: Any) -> Settings:

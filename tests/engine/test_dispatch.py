@@ -62,7 +62,7 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
 
 def call(port: int) -> GenerationCall:
     """Return a call to a provider on a port."""
-    registry = load(base_urls={"sandbox": f"http://127.0.0.1:{port}/v1"})
+    registry = load(base_urls={"sandbox": f"http://127.0.0.1:{port}"})
     route = resolve(registry, Target(provider="sandbox"), [ProviderCredential("sandbox", ApiKey(Secret("the-key")))])
     generation = Generation((Message(Role.USER, (Part(TextPart("hi")),)),))
     now = asyncio.get_running_loop().time()
@@ -257,11 +257,11 @@ async def test_special_addresses_are_refused_at_the_socket(host: str) -> None:
     """Link-local, unspecified, multicast, mapped and named loopback addresses never get a socket."""
     wide = EgressPolicy((ipaddress.ip_network("10.0.0.0/8"),), frozenset({host.strip("[]")}))
     async with Egress(wide) as egress:
-        registry = load(base_urls={"sandbox": f"http://{host}:9/v1"})
+        registry = load(base_urls={"sandbox": f"http://{host}:9"})
         route = resolve(registry, Target(provider="sandbox"), [ProviderCredential("sandbox", ApiKey(Secret("k")))])
         blocked = GenerationCall(
-            Generation((Message(Role.USER, (Part(TextPart("hi")),)),)), route, TimeLimits(5, 5, 5, 20),
-            asyncio.get_running_loop().time(),
+            generation=Generation((Message(Role.USER, (Part(TextPart("hi")),)),)), route=route,
+            limits=TimeLimits(5, 5, 5, 20), received_at=asyncio.get_running_loop().time(),
         )  # fmt: skip
         with pytest.raises(DispatchError) as raised:
             await Dispatcher(egress).generate(blocked)

@@ -17,7 +17,7 @@ from keyswitch_engine.errors import ProviderError
 from keyswitch_engine.events import BlockEvent, Ending, Usage
 from keyswitch_engine.generation import Generation
 
-__all__ = ["Decoder", "Dialect", "Flags", "Profile", "UpstreamRequest"]
+__all__ = ["Decoder", "Dialect", "Flags", "Profile", "TokenCounter", "UpstreamRequest"]
 
 Flags: TypeAlias = msgspec.Struct
 """Compatibility flags by which the providers of one dialect differ; each dialect has a frozen type of its own."""
@@ -108,3 +108,19 @@ class Dialect(Protocol):
 
     def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         """Read an answer with a status of 300 or more. Header names are lower-case."""
+
+
+class TokenCounter(Protocol):
+    """A dialect whose providers count the tokens of a conversation before it is had."""
+
+    name: str
+    flags: type[Flags]
+
+    def count_request(self, generation: Generation, model: str, profile: Profile) -> UpstreamRequest:
+        """Write the request; see `Dialect.request`."""
+
+    def read_count(self, body: bytes) -> int:
+        """Read the answer. Raises `ProtocolError` if it is none."""
+
+    def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        """Read an answer with a status of 300 or more; see `Dialect.error`."""

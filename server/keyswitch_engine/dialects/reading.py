@@ -16,6 +16,7 @@ __all__ = [
     "decode",
     "first_count",
     "including",
+    "read_count",
     "token_bytes",
     "usage_json",
 ]
@@ -57,6 +58,20 @@ def first_count(*counts: float | None) -> int | None:
         if count is not None:
             return int(count)
     return None
+
+
+_COUNTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_COUNT = msgspec.json.Decoder(int)
+
+
+def read_count(body: bytes, field: str) -> int:
+    """Return the count in a field of a small answer.
+
+    Raises:
+        ProtocolError: there is none.
+    """
+    fields = decode(_COUNTS, body)
+    return decode(_COUNT, fields.get(field, b""))
 
 
 def including(total: int | None, includes: str, part: int | None) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ __all__ = [
     "fitting_id",
     "joined_text",
     "media_url",
+    "only",
     "own_state",
     "raw_json",
     "raw_object",
@@ -56,6 +57,11 @@ def encode_body(body: dict[str, Any], options_json: str) -> bytes:
     return _ENCODER.encode(body)
 
 
+def only(body: bytes, names: Collection[str]) -> dict[str, msgspec.Raw]:
+    """Return those fields of an encoded body that another endpoint takes as well."""
+    return {name: value for name, value in _OPTIONS.decode(body).items() if name in names}
+
+
 def raw_json(text: str) -> msgspec.Raw:
     """Return JSON of the caller's to be put into a body as it is: key order decides prompt-cache hits."""
     return msgspec.Raw(text.encode())
@@ -74,11 +80,16 @@ def media_url(source: MediaSource) -> str:
 
 
 def joined_text(parts: Iterable[Part], field: str) -> str:
-    """Join text parts by line feeds; *field* is the path of the list of parts. Anything but text is refused."""
+    """Join text parts by line feeds; *field* is the path of the list of parts.
+
+    Anything but text is refused, and so is a cache hint, which has no place beside plain text.
+    """
     texts = []
     for number, part in enumerate(parts):
         if not isinstance(part.content, TextPart):
             raise unsupported(f"{field}[{number}]", "only text goes here")
+        if part.cache_hint is not None:
+            raise unsupported(f"{field}[{number}].cache_hint")
         texts.append(part.content.text)
     return "\n".join(texts)
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from keyswitch_engine.dialects.anthropic_messages.answer import StreamDecoder, WholeDecoder
 from keyswitch_engine.dialects.anthropic_messages.flags import MessagesFlags
 from keyswitch_engine.dialects.anthropic_messages.frames import InvokeFrames
@@ -19,11 +21,15 @@ from keyswitch_engine.dialects.anthropic_messages.request import write_body
 from keyswitch_engine.dialects.aws import AWS_STREAM, read_aws_error
 from keyswitch_engine.dialects.base import Decoder, Flags, Profile, UpstreamRequest
 from keyswitch_engine.dialects.errors import read_error
+from keyswitch_engine.dialects.reading import read_count
+from keyswitch_engine.dialects.writing import only
 from keyswitch_engine.errors import ProviderError
 from keyswitch_engine.generation import Generation
 from keyswitch_engine.wire.sse import SSEDecoder
 
 __all__ = ["AnthropicMessages", "BedrockInvoke", "VertexRawPredict"]
+
+_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking")
 
 
 class AnthropicMessages:
@@ -49,6 +55,16 @@ class AnthropicMessages:
     def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         """Read an answer with a status of 300 or more; see `Dialect.error`."""
         return read_error(body, status, profile.error_rules, headers)
+
+    def count_request(self, generation: Generation, model: str, profile: Profile) -> UpstreamRequest:
+        """Write the request for a count; see `TokenCounter.count_request`."""
+        body = write_body(generation, {"model": model}, profile, self.name, "", stream=False)
+        counted = msgspec.json.encode(only(body, _COUNTED))
+        return UpstreamRequest.json(profile.endpoint(model, stream=False), counted, stream=False)
+
+    def read_count(self, body: bytes) -> int:
+        """Read a count; see `TokenCounter.read_count`."""
+        return read_count(body, "input_tokens")
 
 
 class VertexRawPredict(AnthropicMessages):

@@ -40,6 +40,8 @@ class ChatFlags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether log probabilities can be asked for."""
     extra_sampling: tuple[Literal["top_k", "min_p"], ...] = ()
     """Sampling parameters understood beyond OpenAI's."""
+    cache_hints: bool = False
+    """Whether parts can be marked as the end of what is to be cached, by `cache_control`."""
     think_tags: bool = False
     """Whether reasoning comes inside the text, between `<think>` tags, and has to be split off."""
     terminal: Literal["any", "done", "finish"] = "any"

@@ -24,6 +24,8 @@ from keyswitch_engine.dialects.writing import (
 from keyswitch_engine.errors import InvalidRequest, Violation
 from keyswitch_engine.generation import (
     AudioPart,
+    CacheHint,
+    CacheRetention,
     FilePart,
     FunctionTool,
     Generation,
@@ -99,7 +101,7 @@ def _messages(generation: Generation, provider: str, flags: ChatFlags) -> list[d
     """Write the conversation."""
     written: list[dict[str, Any]] = []
     if generation.system:
-        written.append({"role": flags.system_role, "content": joined_text(generation.system, "system")})
+        written.append({"role": flags.system_role, "content": _system(generation.system, flags, "system")})
     for number, message in enumerate(generation.messages):
         field = f"messages[{number}]"
         match message.role:
@@ -108,19 +110,52 @@ def _messages(generation: Generation, provider: str, flags: ChatFlags) -> list[d
             case Role.ASSISTANT:
                 written.append(_assistant(message, provider, flags, field))
             case Role.SYSTEM:
-                written.append({"role": flags.system_role, "content": joined_text(message.parts, f"{field}.parts")})
+                content = _system(message.parts, flags, f"{field}.parts")
+                written.append({"role": flags.system_role, "content": content})
             case Role.USER:
-                written.append({"role": "user", "content": _user_content(message.parts, field)})
+                written.append({"role": "user", "content": _user_content(message.parts, flags, field)})
         if message.name and message.role is not Role.TOOL:
             written[-1]["name"] = message.name
     return written
 
 
-def _user_content(parts: tuple[Part, ...], field: str) -> str | list[dict[str, Any]]:
+def _system(parts: tuple[Part, ...], flags: ChatFlags, field: str) -> str | list[dict[str, Any]]:
+    """Write system text: a plain string, as every provider understands, unless a part of it is to be cached."""
+    if all(part.cache_hint is None for part in parts):
+        return joined_text(parts, field)
+    return [
+        _hinted(_text(part, f"{field}[{n}]"), part.cache_hint, flags, f"{field}[{n}]") for n, part in enumerate(parts)
+    ]
+
+
+def _text(part: Part, field: str) -> dict[str, Any]:
+    """Write a text part."""
+    if not isinstance(part.content, TextPart):
+        raise unsupported(field, "only text goes here")
+    return {"type": "text", "text": part.content.text}
+
+
+_TTL = {CacheRetention.DEFAULT: "", CacheRetention.SHORT: "5m", CacheRetention.LONG: "1h"}
+
+
+def _hinted(written: dict[str, Any], hint: CacheHint | None, flags: ChatFlags, field: str) -> dict[str, Any]:
+    """Mark a part as the end of what is to be cached, in the way that Anthropic's models have made common."""
+    if hint is None:
+        return written
+    if not flags.cache_hints:
+        raise unsupported(f"{field}.cache_hint")
+    ttl = _TTL[hint.retention]
+    return written | {"cache_control": {"type": "ephemeral"} | ({"ttl": ttl} if ttl else {})}
+
+
+def _user_content(parts: tuple[Part, ...], flags: ChatFlags, field: str) -> str | list[dict[str, Any]]:
     """Write what the user says: a plain string where it is one text, as every provider understands."""
-    if len(parts) == 1 and isinstance(parts[0].content, TextPart):
+    if len(parts) == 1 and isinstance(parts[0].content, TextPart) and parts[0].cache_hint is None:
         return parts[0].content.text
-    return [_user_part(part, f"{field}.parts[{number}]") for number, part in enumerate(parts)]
+    paths = [f"{field}.parts[{number}]" for number in range(len(parts))]
+    return [
+        _hinted(_user_part(part, path), part.cache_hint, flags, path) for part, path in zip(parts, paths, strict=True)
+    ]
 
 
 def _user_part(part: Part, field: str) -> dict[str, Any]:
@@ -167,6 +202,8 @@ def _assistant(message: Message, provider: str, flags: ChatFlags, field: str) ->
     calls: list[dict[str, Any]] = []
     details: list[bytes] = []
     for number, part in enumerate(message.parts):
+        if part.cache_hint is not None:
+            raise unsupported(f"{field}.parts[{number}].cache_hint")
         match part.content:
             case TextPart(text=text):
                 texts.append(text)
@@ -179,7 +216,9 @@ def _assistant(message: Message, provider: str, flags: ChatFlags, field: str) ->
             case ToolCallPart(id=call_id, name=name, arguments_json=arguments):
                 function = {"name": name, "arguments": arguments or "{}"}
                 calls.append({"id": call_id, "type": "function", "function": function})
-            case ImagePart() | AudioPart() | FilePart() | ToolResultPart() | OpaquePart():
+            case OpaquePart():
+                pass  # of another dialect, since this one has none
+            case ImagePart() | AudioPart() | FilePart() | ToolResultPart():
                 raise unsupported(f"{field}.parts[{number}]", "not in an assistant's message")
     written: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
     if refusals:
