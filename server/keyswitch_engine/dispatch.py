@@ -313,6 +313,10 @@ def _request(call: GenerationCall, *, stream: bool) -> UpstreamRequest:
         raise
     except RequestError as error:
         error.provider, error.model = route.provider.id, route.model
+        spoken = route.surface.dialect.name
+        others = sorted({surface.dialect.name for surface in route.provider.dialects} - {spoken})
+        if error.reason is Reason.UNSUPPORTED_FEATURE and others:
+            error.message += f" (dialect {spoken}; {route.provider.id} also speaks {', '.join(others)})"
         raise
 
 

@@ -109,7 +109,7 @@ class ProviderFile(_Row, frozen=True):
     doubtful: tuple[str, ...] = ()
 
 
-def tables(file: ProviderFile) -> list[SurfaceTable]:
+def _tables(file: ProviderFile) -> list[SurfaceTable]:
     """Return every table of a file that has an address."""
     others = (file.model_listing, file.embeddings, file.token_counting)
     return [*file.dialects, *(table for table in others if table is not None)]
@@ -243,7 +243,7 @@ def build_provider(file: ProviderFile) -> Provider:
 
 def _check_urls(file: ProviderFile) -> None:
     """Check every base URL."""
-    for url in (file.base_url, *(table.base_url for table in tables(file)), *file.regional_base_urls.values()):
+    for url in (file.base_url, *(table.base_url for table in _tables(file)), *file.regional_base_urls.values()):
         parts = urlsplit(_PLACEHOLDER.sub("x", url or file.base_url))
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment or parts.username:
             raise ValueError(f"base_url {url!r} is no plain http or https URL")
@@ -260,13 +260,13 @@ def check_parameters(file: ProviderFile) -> None:
         raise ValueError(f"parameter {unknown[0]!r} is not one of {', '.join(sorted(PARAMETERS))}")
     texts = [
         file.base_url,
-        *(table.base_url + table.path + table.stream_path for table in tables(file)),
+        *(table.base_url + table.path + table.stream_path for table in _tables(file)),
         *file.regional_base_urls.values(),
     ]
     used = set(_PLACEHOLDER.findall(" ".join(texts))) - {"model"}
     for name in sorted(used ^ file.parameters.keys()):
         raise ValueError(f"parameter {name!r} has to be both in [parameters] and in a URL")
-    for table in tables(file):
+    for table in _tables(file):
         if missing := sorted(set(table.needs) - file.parameters.keys()):
             raise ValueError(f"{table.name}: needs {missing[0]!r}, which is no parameter")
     if file.regional_base_urls and "region" not in file.parameters:

@@ -241,10 +241,7 @@ def test_the_table_of_what_is_not_built_names_real_fields(name: str, field: str)
         ({"target": {"routing": {}}}, "target.routing"),
         ({"limits": {"maxAttempts": 2}}, "limits.max_attempts"),
         ({"limits": {"hedgeAfter": "1s"}}, "limits.hedge_after"),
-        ({"tools": [{"providerTool": {"type": "search"}}]}, "tools[0].provider_tool"),
-        ({"messages": user(text() | {"cacheHint": {}})}, "messages[0].parts[0].cache_hint"),
         ({"credentials": [{"provider": "a", "credential": {"platform": {}}}]}, "credentials[0].credential.platform"),
-        ({"credentials": [{"provider": "a", "credential": {"aws": {}}}]}, "credentials[0].credential.aws"),
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_its_path(fields: dict[str, Any], path: str) -> None:

@@ -79,16 +79,26 @@ def test_a_request_goes_where_the_table_says(
 
 REFUSALS = [
     (Target(provider="opnrouter"), (), Reason.UNKNOWN_PROVIDER, "did you mean 'openrouter'?"),
-    (Target(provider="nosuch", model="gpt-4o"), ("openai",), Reason.UNKNOWN_PROVIDER, "known are anthropic, cerebras,"),
+    (
+        Target(provider="nosuch", model="gpt-4o"),
+        ("openai",),
+        Reason.UNKNOWN_PROVIDER,
+        "known are anthropic, avian, azure,",
+    ),
     (Target(), (), Reason.PROVIDER_REQUIRED, "no key came either"),
     (Target(), ("openai", "groq"), Reason.PROVIDER_REQUIRED, "keys came for groq, openai"),
     (Target(provider="minimax"), ("minimax",), Reason.MODEL_REQUIRED, "minimax"),
     (Target(model="no-such-model"), ("openai",), Reason.UNROUTABLE_MODEL, "no provider owns"),
     (Target(model="vendor/model"), ("groq", "together"), Reason.AMBIGUOUS_MODEL, "groq, together"),
-    (Target(model="anthropic/claude-x"), (), Reason.MISSING_CREDENTIAL, "(or for openrouter)"),
+    (Target(model="anthropic/claude-x"), (), Reason.MISSING_CREDENTIAL, "openrouter, requesty, vercel-gateway)"),
     (Target(model="minimax:MiniMax-M2.7"), (), Reason.MISSING_CREDENTIAL, "minimax"),
     (Target(provider="openai"), ("groq",), Reason.MISSING_CREDENTIAL, "openai"),
-    (Target(provider="openai", dialect="gemini"), ("openai",), Reason.INVALID_REQUEST, "offers openai-chat"),
+    (
+        Target(provider="openai", dialect="gemini"),
+        ("openai",),
+        Reason.INVALID_REQUEST,
+        "offers openai-chat, openai-responses",
+    ),
     (Target(provider="openai", credential_label="work"), ("openai",), Reason.MISSING_CREDENTIAL, "openai"),
     (Target(provider="openai", compatibility={"terminal": "never"}), ("openai",), Reason.INVALID_REQUEST, "terminal"),
     (Target(provider="openai", model="a/../b"), ("openai",), Reason.INVALID_REQUEST, "path segment"),
@@ -157,7 +167,7 @@ def test_what_was_left_out_is_told(registry: Registry) -> None:
 
 def test_flags_of_the_request_win(registry: Registry) -> None:
     """Compatibility overrides change the profile of this call alone."""
-    target = Target(provider="openai", compatibility={"max_tokens_field": "max_tokens"})
-    assert resolve(registry, target, keys("openai")).dialect.profile.flags.max_tokens_field == "max_tokens"  # type: ignore[attr-defined] # the dialect's own type
-    plain = resolve(registry, Target(provider="openai"), keys("openai"))
-    assert plain.dialect.profile.flags.max_tokens_field == "max_completion_tokens"  # type: ignore[attr-defined] # as above
+    target = Target(provider="openai", dialect="openai-chat", compatibility={"max_tokens_field": "max_tokens"})
+    assert resolve(registry, target, keys("openai")).surface.profile.flags.max_tokens_field == "max_tokens"  # type: ignore[attr-defined] # the dialect's own type
+    plain = resolve(registry, Target(provider="openai", dialect="openai-chat"), keys("openai"))
+    assert plain.surface.profile.flags.max_tokens_field == "max_completion_tokens"  # type: ignore[attr-defined] # as above

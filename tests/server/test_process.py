@@ -117,7 +117,7 @@ async def test_a_provider_is_found_by_alias_and_missed_with_a_suggestion(channel
     stub = RegistryServiceStub(channel)
     found = await stub.GetProvider(registry_service_pb2.GetProviderRequest(provider="GROK"))
     assert (found.provider.id, found.provider.origin_host) == ("xai", "api.x.ai")
-    assert found.provider.compatibility["output_includes_reasoning"] == "no"
+    assert list(found.provider.dialects) == ["openai-responses", "openai-chat", "anthropic-messages"]
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stub.GetProvider(registry_service_pb2.GetProviderRequest(provider="mistrl"))
     assert "did you mean 'mistral'" in (raised.value.details() or "")
@@ -126,7 +126,7 @@ async def test_a_provider_is_found_by_alias_and_missed_with_a_suggestion(channel
 async def test_the_registry_says_which_it_is(client: AsyncClient) -> None:
     """Version, schema, fingerprint and count are told."""
     info = await client.registry_info()
-    assert (info.schema_version, info.server_version, info.provider_count) == (1, "0.1.0", 10)
+    assert (info.schema_version, info.server_version, info.provider_count) == (1, "0.1.0", 52)
     assert len(info.fingerprint) == 16
 
 
