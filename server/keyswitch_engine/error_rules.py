@@ -57,6 +57,7 @@ _GENERAL = (
         Reason.CONTEXT_OVERFLOW,
         message=r"maximum (context|prompt) length|context (length|window|size)[^.]{0,40}exceed"
         r"|exceeds? the (available |model'?s? )?(maximum )?context|prompt (is|has) too (long|many)"
+        r"|prompt too long|exceed(s|ed) max(imum)? context|token count[^.]{0,40} exceeds the maximum"
         r"|too many (input )?tokens|input (is|too) (too )?long|exceeds the limit of \d+ tokens",
     ),
     ErrorRule(
@@ -74,7 +75,9 @@ _GENERAL = (
     ErrorRule(Reason.INVALID_CREDENTIAL, status=(401,)),
     ErrorRule(Reason.CONTENT_REFUSED, code="content_?(policy|filter).*|moderation.*|ResponsibleAIPolicyViolation"),
     ErrorRule(
-        Reason.CONTENT_REFUSED, message=r"content (management|moderation|usage) policy|flagged by|requires moderation"
+        Reason.CONTENT_REFUSED,
+        message=r"content (management|moderation|usage|filtering) policy"
+        r"|(violates|against) [^.]{0,40}policy|flagged by|requires moderation",
     ),
     ErrorRule(Reason.PROVIDER_OVERLOADED, code="overloaded(_error)?|engine_overloaded.*"),
     ErrorRule(

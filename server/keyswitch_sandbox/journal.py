@@ -8,9 +8,16 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Entry", "Journal"]
+__all__ = ["Entry", "Journal", "key_of"]
+
+_KEYS = ("authorization", "x-api-key", "x-goog-api-key", "api-key")
 
 _KEEP = 10_000
+
+
+def key_of(headers: Mapping[str, str]) -> str:
+    """Return what authenticates a request, from whichever header the provider wants it in; empty if nothing does."""
+    return next((headers[name] for name in _KEYS if headers.get(name)), "")
 
 
 @dataclasses.dataclass(slots=True)
@@ -45,7 +52,7 @@ class Journal:
 
     def open(self, path: str, model: str, headers: Mapping[str, str], *, stream: bool) -> Entry:
         """Note a request."""
-        key = headers.get("authorization", "")
+        key = key_of(headers)
         self._count += 1
         entry = Entry(
             number=self._count,
@@ -53,7 +60,7 @@ class Journal:
             model=model,
             stream=stream,
             key_sha256=hashlib.sha256(key.encode()).hexdigest() if key else "",
-            headers={name.lower(): value for name, value in headers.items() if name.lower() != "authorization"},
+            headers={name.lower(): value for name, value in headers.items() if name.lower() not in _KEYS},
         )
         self._entries.append(entry)
         self._notify()

@@ -15,12 +15,14 @@ import msgspec
 
 __all__ = [
     "SCENARIOS",
+    "SIGNATURE",
     "Conversation",
     "Failure",
     "Reasoning",
     "Refusal",
     "Said",
     "Script",
+    "Signature",
     "Text",
     "Tool",
     "ToolCall",
@@ -100,6 +102,8 @@ class Conversation:
     body: bytes
     """The request as it came."""
     input_tokens: int
+    signs: bool = False
+    """Whether the dialect has signatures that have to come back."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,7 +136,17 @@ class ToolCall:
     fragment: str
 
 
-Said: TypeAlias = Text | Reasoning | Refusal | ToolCall
+@dataclasses.dataclass(frozen=True, slots=True)
+class Signature:
+    """What a provider attaches to the reasoning before, and wants back with it."""
+
+    text: str
+
+
+Said: TypeAlias = Text | Reasoning | Refusal | ToolCall | Signature
+
+SIGNATURE = "c2FuZGJveC1zaWduYXR1cmU="
+"""The signature of every signed reasoning."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -200,6 +214,18 @@ def _instance(schema: Mapping[str, Any]) -> Any:
             return "text"
 
 
+def _signed(conversation: Conversation) -> Script:
+    """Reason, sign it and call a tool; refuse the result where the signature does not come back with it."""
+    if conversation.tool_result is not None:
+        if conversation.signs and SIGNATURE.encode() not in conversation.body:
+            return Script(failure=Failure.BAD_REQUEST)
+        return Script(_words(f"The tool said: {conversation.tool_result}"))
+    calls = _tools(conversation)
+    return dataclasses.replace(
+        calls, said=(Reasoning("Let me"), Reasoning(" think."), Signature(SIGNATURE), *calls.said)
+    )
+
+
 def _wire(wire: Wire) -> Callable[[Conversation], Script]:
     return lambda conversation: Script(_words(conversation.text or "one two three four five six"), wire=wire)
 
@@ -214,6 +240,7 @@ SCENARIOS: Mapping[str, Callable[[Conversation], Script]] = {
     "tools": _tools,
     "reasoning": _reasoning,
     "json": _json,
+    "signed": _signed,
     "length": lambda conversation: dataclasses.replace(_echo(conversation), stop="length"),
     "content-filter": lambda conversation: dataclasses.replace(_echo(conversation), stop="content_filter"),
     "refusal": lambda _: Script((Refusal("I cannot"), Refusal(" help with that."))),

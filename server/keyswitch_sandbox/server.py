@@ -10,14 +10,17 @@ import socket
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Self
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
 
-from keyswitch_sandbox.dialects import openai_chat
-from keyswitch_sandbox.journal import Entry, Journal
+from keyswitch_sandbox import operations
+from keyswitch_sandbox.dialects import find
+from keyswitch_sandbox.dialects.base import Dialect, Request
+from keyswitch_sandbox.journal import Entry, Journal, key_of
 from keyswitch_sandbox.replay import Recordings
-from keyswitch_sandbox.scenarios import SCENARIOS, Failure, Script, Wire, script
+from keyswitch_sandbox.scenarios import Failure, Script, Wire, script
 
 __all__ = ["Sandbox"]
 
@@ -25,7 +28,6 @@ _PREFIX = "sandbox/"
 _REPLAY = "replay/"
 _CAP = 64 * 1024 * 1024
 _JSON = {"content-type": "application/json"}
-_SSE = {"content-type": "text/event-stream; charset=utf-8"}
 _HTML = b"<!doctype html><title>Bad gateway</title><h1>Bad gateway</h1>"
 
 
@@ -57,8 +59,8 @@ class Sandbox:
     async def __aenter__(self) -> Self:
         """Listen. Raises `OSError` if the port is in use."""
         app = web.Application(client_max_size=_CAP)
-        app.router.add_get("/v1/models", self._models)
         app.router.add_get("/_sandbox/journal", self._show_journal)
+        app.router.add_get("/{path:.*}", self._list)
         app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -78,10 +80,11 @@ class Sandbox:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _models(self, request: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.Response:
         """List the scenarios as models."""
-        data = [{"id": _PREFIX + name, "object": "model"} for name in SCENARIOS]
-        return web.json_response({"object": "list", "data": data})
+        self.journal.close(self.journal.open(request.path, "", request.headers, stream=False), "completed")
+        found = operations.answer("GET", request.path, request.query, b"")
+        return web.json_response(status=404) if found is None else web.json_response(body=found)
 
     async def _show_journal(self, request: web.Request) -> web.Response:
         """Show the journal."""
@@ -90,28 +93,37 @@ class Sandbox:
     async def _answer(self, http: web.Request) -> web.StreamResponse:
         """Answer a request, and note in the journal how that ended."""
         body = await http.read()
+        query = f"?{http.query_string}" if http.query_string else ""
         try:
-            request = openai_chat.read(body)
-        except msgspec.DecodeError as error:
-            message = {
-                "error": {"message": f"not a chat completions request: {error}", "type": "invalid_request_error"}
-            }
+            other = operations.answer("POST", http.rel_url.raw_path, http.query, body)
+        except (msgspec.DecodeError, KeyError) as error:
+            return web.json_response({"error": {"message": f"not a request: {error}"}}, status=400)
+        if other is not None:
+            self.journal.close(self.journal.open(http.path, "", http.headers, stream=False), "completed")
+            return web.json_response(body=other)
+        dialect, match = find(http.rel_url.raw_path + query)
+        try:
+            request = dialect.read(match, body)
+        except (msgspec.DecodeError, KeyError) as error:
+            message = {"error": {"message": f"not a request of this dialect: {error}", "type": "invalid_request_error"}}
             return web.json_response(message, status=400)
+        conversation = dataclasses.replace(request.conversation, signs=dialect.SIGNS)
+        request = msgspec.structs.replace(request, model=unquote(request.model), conversation=conversation)
         entry = self.journal.open(http.path, request.model, http.headers, stream=request.stream)
         state = "closed_by_client"
         try:
-            response = await self._act(http, request, entry)
+            response = await self._act(http, dialect, request, entry)
             state = "completed"
             return response
         finally:
             self.journal.close(entry, state)
 
-    async def _act(self, http: web.Request, request: openai_chat.Request, entry: Entry) -> web.StreamResponse:
+    async def _act(self, http: web.Request, dialect: Dialect, request: Request, entry: Entry) -> web.StreamResponse:
         """Do what the model's name says."""
-        sender = _Sender(http, entry, f"chatcmpl-sandbox-{next(self._numbers)}")
+        sender = _Sender(http, dialect, entry, f"chatcmpl-sandbox-{next(self._numbers)}")
         if request.model.startswith(_REPLAY):
             return await self._replay(request.model.removeprefix(_REPLAY), sender)
-        key = http.headers.get("authorization", "").removeprefix("Bearer ")
+        key = key_of(http.headers).removeprefix("Bearer ")
         if not key:
             return await sender.error(Failure.BAD_KEY, "")
         made = script(request.model.removeprefix(_PREFIX), request.conversation, request.tuning)
@@ -124,8 +136,11 @@ class Sandbox:
         if made.wire is not None:
             return await _misbehave(made.wire, sender, request, made)
         if request.stream:
-            return await sender.send(_SSE, _paced(openai_chat.stream_events(request, made, sender.id), made))
-        return await sender.send(_JSON, _each([openai_chat.whole_body(request, made, sender.id)]))
+            return await sender.send(
+                {"content-type": dialect.stream_type(request)},
+                _paced(dialect.stream_events(request, made, sender.id), made),
+            )
+        return await sender.send(_JSON, _each([dialect.whole_body(request, made, sender.id)]))
 
     async def _replay(self, recording_id: str, sender: _Sender) -> web.StreamResponse:
         """Serve a recording."""
@@ -152,8 +167,9 @@ async def _paced(pieces: Iterable[bytes], made: Script) -> AsyncIterator[bytes]:
 class _Sender:
     """Writes one answer and counts what it wrote."""
 
-    def __init__(self, http: web.Request, entry: Entry, response_id: str) -> None:
+    def __init__(self, http: web.Request, dialect: Dialect, entry: Entry, response_id: str) -> None:
         self.http = http
+        self.dialect = dialect
         self.entry = entry
         self.id = response_id
 
@@ -184,27 +200,29 @@ class _Sender:
 
     async def error(self, failure: Failure, key: str) -> web.StreamResponse:
         """Send an error."""
-        status, headers, body = openai_chat.error_body(failure, key)
+        status, headers, body = self.dialect.error_body(failure, key)
         return await self.send(_JSON | headers, _each([body]), status)
 
 
-async def _misbehave(wire: Wire, sender: _Sender, request: openai_chat.Request, made: Script) -> web.StreamResponse:
+async def _misbehave(wire: Wire, sender: _Sender, request: Request, made: Script) -> web.StreamResponse:
     """Go wrong in one of the ways below the dialect."""
-    whole = openai_chat.whole_body(request, made, sender.id)
-    events = tuple(openai_chat.stream_events(request, made, sender.id))
+    dialect = sender.dialect
+    streamed = {"content-type": dialect.stream_type(request)}
+    whole = dialect.whole_body(request, made, sender.id)
+    events = tuple(dialect.stream_events(request, made, sender.id))
     begun = events[: 1 + request.tuning.after]
     match wire:
         case Wire.HTML:
             return await sender.send({"content-type": "text/html"}, _each([_HTML]))
         case Wire.BAD_JSON:
             return await sender.send(
-                _SSE if request.stream else _JSON,
-                _each([*begun, b"data: {not json\n\n"] if request.stream else [whole[:-9]]),
+                streamed if request.stream else _JSON,
+                _each([*begun, dialect.bad_event()] if request.stream else [whole[:-9]]),
             )
         case Wire.TRUNCATED if request.stream:
-            return await sender.send(_SSE, _each(begun))
+            return await sender.send(streamed, _each(begun))
         case Wire.RESET if request.stream:
-            response = await sender.begin(_SSE)
+            response = await sender.begin(streamed)
             for event in begun:
                 await sender.write(response, event)
             return _reset(sender, response)
@@ -213,23 +231,23 @@ async def _misbehave(wire: Wire, sender: _Sender, request: openai_chat.Request, 
             await sender.write(response, whole[: len(whole) // 2])
             return _reset(sender, response)
         case Wire.ERROR_MID_STREAM:
-            return await sender.send(_SSE, _each([*begun, openai_chat.error_event()]))
+            return await sender.send(streamed, _each([*begun, dialect.error_event()]))
         case Wire.STALL:
             await asyncio.Event().wait()
         case Wire.STALL_MID_STREAM:
-            response = await sender.begin(_SSE)
+            response = await sender.begin(streamed)
             for event in begun:
                 await sender.write(response, event)
             await asyncio.Event().wait()
         case Wire.DRIP:
             body = b"".join(events) if request.stream else whole
-            return await sender.send(_SSE if request.stream else _JSON, _each(bytes([byte]) for byte in body))
+            return await sender.send(streamed if request.stream else _JSON, _each(bytes([byte]) for byte in body))
         case Wire.ENDLESS:
             event = events[0] if not made.said else events[1]
-            return await sender.send(_SSE, _each(itertools.repeat(event, _CAP // len(event))))
+            return await sender.send(streamed, _each(itertools.repeat(event, _CAP // len(event))))
         case Wire.HUGE_LINE:
             return await sender.send(
-                _SSE, _each(itertools.chain([b"data: "], itertools.repeat(b"x" * 65536, _CAP >> 16)))
+                streamed, _each(itertools.chain([b"data: "], itertools.repeat(b"x" * 65536, _CAP >> 16)))
             )
         case Wire.REDIRECT:
             return await sender.send({"location": "/v1/models"}, _each([]), 302)

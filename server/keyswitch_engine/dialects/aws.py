@@ -20,6 +20,8 @@ AWS_STREAM: Final = "application/vnd.amazon.eventstream"
 """Media type of event streams."""
 
 _RULES = (
+    ErrorRule(Reason.INSUFFICIENT_CREDIT, message=r"PAYMENT_INSTRUMENT|insufficient (balance|credit)"),
+    ErrorRule(Reason.CONTENT_REFUSED, message=r"content filtering policy"),
     ErrorRule(Reason.CONTEXT_OVERFLOW, message=r"too many (input )?tokens|input is too long|maximum context"
               r"|prompt is too long|input tokens exceed|exceeds? (the )?maximum (length|number of tokens)"),
     ErrorRule(Reason.INVALID_CREDENTIAL, code=r"UnrecognizedClient.*|InvalidSignature.*|ExpiredToken.*"

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
+from keyswitch_sandbox.dialects.base import Request, conversation_of, event, joined, output_count, whole_calls
 from keyswitch_sandbox.scenarios import (
-    Conversation,
     Failure,
     Reasoning,
     Refusal,
     Said,
     Script,
+    Signature,
     Text,
     Tool,
     ToolCall,
     Tuning,
 )
 
-__all__ = ["Request", "error_body", "error_event", "read", "stream_events", "whole_body"]
-
-
-class Request(msgspec.Struct, frozen=True):
-    """A request, as far as the sandbox cares."""
-
-    model: str
-    stream: bool
-    include_usage: bool
-    conversation: Conversation
-    tuning: Tuning
+__all__ = [
+    "PATH",
+    "SIGNS",
+    "bad_event",
+    "error_body",
+    "error_event",
+    "read",
+    "stream_events",
+    "stream_type",
+    "whole_body",
+]
 
 
 class _StreamOptions(msgspec.Struct):
@@ -64,21 +66,23 @@ class _Body(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Body)
 
 
-def read(body: bytes) -> Request:
-    """Read a request. Raises `msgspec.DecodeError` if it is not one."""
+PATH = re.compile(r"/chat/completions$")
+SIGNS = False
+
+
+def read(path: re.Match[str], body: bytes) -> Request:
+    """Read a request; see `Dialect.read`."""
     request = _DECODER.decode(body)
     texts = [(message.role, _text(message)) for message in request.messages]
-    user = [text for role, text in texts if role == "user"]
-    conversation = Conversation(
-        text=user[-1] if user else "",
-        tools=tuple(Tool(row.function.name, row.function.parameters) for row in request.tools),
-        tool_result=texts[-1][1] if texts and texts[-1][0] == "tool" else None,
-        schema=request.response_format.get("json_schema", {}).get("schema"),
-        body=body,
-        input_tokens=sum(len(text.split()) for _, text in texts),
-    )
+    tools = [Tool(row.function.name, row.function.parameters) for row in request.tools]
+    conversation = conversation_of(body, texts, tools, request.response_format.get("json_schema", {}).get("schema"))
     include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return Request(request.model, request.stream, include_usage, conversation, request.sandbox)
+    return Request(request.model, request.stream, conversation, request.sandbox, include_usage)
+
+
+def stream_type(request: Request) -> str:
+    """Return the media type of a stream; see `Dialect.stream_type`."""
+    return "text/event-stream; charset=utf-8"
 
 
 def _text(message: _Message) -> str:
@@ -91,7 +95,7 @@ def _text(message: _Message) -> str:
 def _usage(request: Request, said: Iterable[Said]) -> dict[str, Any]:
     """Count words."""
     reasoning = sum(isinstance(piece, Reasoning) for piece in said)
-    output = sum(not isinstance(piece, ToolCall) or bool(piece.fragment) for piece in said)
+    output = output_count(said)
     return {
         "prompt_tokens": request.conversation.input_tokens,
         "completion_tokens": output,
@@ -113,6 +117,8 @@ def _delta(piece: Said) -> dict[str, Any]:
             return {"reasoning_content": text}
         case Refusal(text=text):
             return {"refusal": text}
+        case Signature():
+            return {}
         case ToolCall(index=index, name=name, fragment=fragment):
             function: dict[str, Any] = {"arguments": fragment}
             call: dict[str, Any] = {"index": index, "function": function}
@@ -122,23 +128,19 @@ def _delta(piece: Said) -> dict[str, Any]:
             return {"tool_calls": [call]}
 
 
-def _event(value: object) -> bytes:
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
-
-
 def stream_events(request: Request, script: Script, response_id: str) -> Iterator[bytes]:
     """Yield the events of a stream, one a piece."""
     head = {"id": response_id, "object": "chat.completion.chunk", "created": 0, "model": request.model}
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
-        return _event(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+        return event(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
     yield chunk({"role": "assistant", "content": ""})
     for piece in script.said:
         yield chunk(_delta(piece))
     yield chunk({}, script.stop)
     if request.include_usage:
-        yield _event(head | {"choices": [], "usage": _usage(request, script.said)})
+        yield event(head | {"choices": [], "usage": _usage(request, script.said)})
     yield b"data: [DONE]\n\n"
 
 
@@ -147,13 +149,15 @@ def whole_body(request: Request, script: Script, response_id: str) -> bytes:
     said = script.said
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": "".join(piece.text for piece in said if isinstance(piece, Text)) or None,
+        "content": joined(said, Text) or None,
     }
     for name, kind in (("reasoning_content", Reasoning), ("refusal", Refusal)):
-        text = "".join(piece.text for piece in said if isinstance(piece, kind))
-        if text:
+        if text := joined(said, kind):
             message[name] = text
-    calls = _whole_calls([piece for piece in said if isinstance(piece, ToolCall)])
+    calls = [
+        {"id": _call_id(number), "type": "function", "function": {"name": name, "arguments": arguments}}
+        for number, name, arguments in whole_calls(said)
+    ]
     if calls:
         message["tool_calls"] = calls
     return msgspec.json.encode(
@@ -166,18 +170,6 @@ def whole_body(request: Request, script: Script, response_id: str) -> bytes:
             "usage": _usage(request, said),
         }
     )
-
-
-def _whole_calls(pieces: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    """Join the pieces of tool calls."""
-    calls: dict[int, dict[str, Any]] = {}
-    for piece in pieces:
-        call = calls.setdefault(
-            piece.index,
-            {"id": _call_id(piece.index), "type": "function", "function": {"name": piece.name, "arguments": ""}},
-        )
-        call["function"]["arguments"] += piece.fragment
-    return list(calls.values())
 
 
 _ERRORS: dict[Failure, tuple[int, str, str, str]] = {
@@ -211,4 +203,9 @@ def error_body(failure: Failure, key: str) -> tuple[int, dict[str, str], bytes]:
 
 def error_event() -> bytes:
     """Return the event by which a stream fails in the middle."""
-    return _event({"error": {"message": "The server had an error while answering.", "type": "server_error"}})
+    return event({"error": {"message": "The server had an error while answering.", "type": "server_error"}})
+
+
+def bad_event() -> bytes:
+    """Return a piece that is damaged; see `Dialect.bad_event`."""
+    return b"data: {not json\n\n"

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from keyswitch_engine import registry
+from keyswitch_engine.credential import (
+    ApiKey,
+    AwsAccessKey,
+    AwsBearerToken,
+    AzureAccessToken,
+    AzureApiKey,
+    BearerToken,
+    CloudflareToken,
+    Credential,
+    GoogleAccessToken,
+    GoogleServiceAccount,
+    NoCredential,
+    ProviderCredential,
+)
+from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
+from keyswitch_engine.egress import Egress, EgressPolicy
+from keyswitch_engine.embeddings import EmbeddingInput
+from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason
+from keyswitch_engine.events import TextDelta
+from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart
+from keyswitch_engine.operations import count_tokens, embed, list_models
+from keyswitch_engine.route import Route, Target
+from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
+from keyswitch_engine.secret import Secret
+from keyswitch_sandbox import Sandbox
+
+KEY = "test-key"
+SECRET = Secret(KEY)
+CREDENTIALS: dict[str, Credential] = {
+    "api_key": ApiKey(SECRET, organization="my-org"),
+    "bearer_token": BearerToken(SECRET),
+    "aws": AwsBearerToken(SECRET),
+    "azure": AzureApiKey(SECRET, "my-resource"),
+    "google": GoogleAccessToken(SECRET, "my-project"),
+    "cloudflare": CloudflareToken(SECRET, "my-account"),
+}
+ROWS = registry.load().providers
+SURFACES = [
+    (provider.id, surface.dialect.name)
+    for provider in ROWS.values()
+    for surface in provider.dialects
+    if not surface.needs
+]
+GENERATION = Generation((Message(Role.USER, (Part(TextPart("one two three")),)),))
+
+
+@pytest.fixture
+async def dispatcher() -> AsyncIterator[Dispatcher]:
+    policy = EgressPolicy((ipaddress.ip_network("127.0.0.0/8"),), frozenset({"127.0.0.1"}))
+    async with Egress(policy) as egress:
+        yield Dispatcher(egress)
+
+
+def moved(provider: str, sandbox: Sandbox) -> registry.Registry:
+    """Return the registry with one provider at the sandbox, below the path that its own address has."""
+    path = urlsplit(ROWS[provider].base_url).path
+    return registry.load(base_urls={provider: sandbox.url + path})
+
+
+def keyed(provider: str, credential: Credential | None = None) -> list[ProviderCredential]:
+    accepts = ROWS[provider].auth.accepts[0]
+    return [ProviderCredential(provider, credential or CREDENTIALS[accepts])]
+
+
+def call_of(route: Route[Any]) -> dict[str, Any]:
+    return {"route": route, "limits": TimeLimits(5, 5, 5, 20), "received_at": asyncio.get_running_loop().time()}
+
+
+@pytest.mark.parametrize(("provider", "dialect"), SURFACES)
+async def test_each_surface_of_each_provider_is_dispatched_to(
+    dispatcher: Dispatcher, sandbox: Sandbox, provider: str, dialect: str
+) -> None:
+    """Address, key and dialect of every row reach the provider's double, which answers."""
+    target = Target(provider=provider, model="sandbox/echo", dialect=dialect)
+    route = resolve(moved(provider, sandbox), target, keyed(provider))
+    events = await dispatcher.generate(GenerationCall(generation=GENERATION, **call_of(route)))
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "one two three"
+    assert KEY not in list(sandbox.journal)[-1].path
+
+
+@pytest.mark.parametrize("provider", [row.id for row in ROWS.values() if row.model_listing is not None])
+async def test_each_list_of_models_is_read(dispatcher: Dispatcher, sandbox: Sandbox, provider: str) -> None:
+    """Every form, with its pages, gives the ids."""
+    row = moved(provider, sandbox)
+    if provider in ("anthropic", "cohere"):
+        row = registry.load(base_urls={provider: f"{sandbox.url}/{provider}{urlsplit(ROWS[provider].base_url).path}"})
+    route = resolve_model_listing(row, Target(provider=provider), keyed(provider)[0])
+    models = await list_models(dispatcher, Call(**call_of(route)))
+    assert {"sandbox/echo", "sandbox/tools"} <= {model.id for model in models}
+
+
+@pytest.mark.parametrize("provider", [row.id for row in ROWS.values() if row.embeddings is not None])
+async def test_each_embeddings_protocol_gives_vectors_in_order(
+    dispatcher: Dispatcher, sandbox: Sandbox, provider: str
+) -> None:
+    """Every row's texts come back as vectors, one each, whatever order they are answered in."""
+    target = Target(
+        provider=provider, model="amazon.titan-embed-text-v2:0" if provider == "bedrock" else "sandbox/embed"
+    )
+    route = resolve_embeddings(moved(provider, sandbox), target, keyed(provider))
+    embedded = await embed(dispatcher, Call(**call_of(route)), EmbeddingInput(("a b", "longer than that")))
+    assert [vector[:2] for vector in embedded.vectors] == [(2.0, 3.0), (3.0, 16.0)]
+
+
+@pytest.mark.parametrize("provider", [row.id for row in ROWS.values() if row.token_counting is not None])
+async def test_each_token_counter_counts(dispatcher: Dispatcher, sandbox: Sandbox, provider: str) -> None:
+    """The conversation reaches the provider's counter, and its count comes back."""
+    target = Target(provider=provider, model="sandbox/echo")
+    route = resolve_token_counting(moved(provider, sandbox), target, keyed(provider))
+    assert await count_tokens(dispatcher, Call(**call_of(route)), GENERATION) == 3
+
+
+async def test_access_keys_sign_and_are_never_sent(dispatcher: Dispatcher, sandbox: Sandbox) -> None:
+    """A request with an AWS key pair carries a signature over it and the session's token, not the secret."""
+    credential = AwsAccessKey(Secret("test-id"), Secret("test-secret"), Secret("test-session"))
+    target = Target(provider="bedrock", model="sandbox/echo", region="eu-west-1")
+    route = resolve(moved("bedrock", sandbox), target, keyed("bedrock", credential))
+    await dispatcher.generate(GenerationCall(generation=GENERATION, **call_of(route)))
+    entry = list(sandbox.journal)[-1]
+    assert entry.headers["x-amz-security-token"] == "test-session"
+    assert "test-secret" not in json.dumps(entry.headers)
+    assert route.region == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("target", "credential", "url"),
+    [
+        (Target(provider="bedrock", model="m", region="eu-west-1"), CREDENTIALS["aws"], "https://bedrock-runtime.eu-west-1.amazonaws.com"),
+        (Target(provider="bedrock", model="m"), CREDENTIALS["aws"], "https://bedrock-runtime.us-east-1.amazonaws.com"),
+        (Target(provider="azure", model="m"), CREDENTIALS["azure"], "https://my-resource.openai.azure.com/openai"),
+        (Target(provider="azure", model="m"), AzureAccessToken(SECRET, "My-Resource"), "https://my-resource.openai.azure.com/openai"),
+        (Target(provider="vertex", model="m"), CREDENTIALS["google"], "https://aiplatform.googleapis.com/v1/projects/my-project/locations/global/publishers"),
+        (Target(provider="vertex", model="m", region="europe-west4"), CREDENTIALS["google"], "https://europe-west4-aiplatform.googleapis.com/v1/projects/my-project/locations/europe-west4/publishers"),
+        (Target(provider="cloudflare", model="m"), CREDENTIALS["cloudflare"], "https://api.cloudflare.com/client/v4/accounts/my-account/ai/v1"),
+        (Target(provider="cloudflare", model="m"), CloudflareToken(SECRET, "a", "g"), "https://gateway.ai.cloudflare.com/v1/a/g/compat"),
+        (Target(provider="snowflake", model="m"), CREDENTIALS["api_key"], "https://my-org.snowflakecomputing.com/api/v2/cortex/v1"),
+    ],
+)  # fmt: skip
+def test_addresses_are_made_of_region_and_credential(target: Target, credential: Credential, url: str) -> None:
+    """What the caller brings fills the row's URL, within the provider's own domain."""
+    route = resolve(registry.load(), target, keyed(target.provider, credential))
+    assert route.surface.base_url == url
+
+
+def test_an_api_version_leads_to_the_older_addresses() -> None:
+    """With a version, Azure's deployment stands in the path; without one in the body alone."""
+    target = Target(provider="azure", model="my deployment", dialect="openai-chat")
+    versioned = resolve(registry.load(), target, keyed("azure", AzureApiKey(SECRET, "r", "2024-10-21")))
+    assert versioned.surface.profile.endpoint(versioned.model, stream=False) == (
+        "/deployments/my%20deployment/chat/completions?api-version=2024-10-21"
+    )
+    plain = resolve(registry.load(), target, keyed("azure"))
+    assert plain.surface.profile.endpoint(plain.model, stream=False) == "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("target", "credential", "field"),
+    [
+        (Target(provider="openai", model="m", region="eu"), ApiKey(SECRET), "target.region"),
+        (Target(provider="snowflake", model="m"), ApiKey(SECRET), "credentials"),
+        (Target(provider="snowflake", model="m"), ApiKey(SECRET, organization="evil.example/"), "credentials"),
+        (Target(provider="azure", model="m"), AzureApiKey(SECRET, "a@b"), "credentials"),
+        (Target(provider="azure", model="m"), AzureApiKey(SECRET, "a..b"), "credentials"),
+        (Target(provider="vertex", model="m"), GoogleAccessToken(SECRET, ""), "credentials"),
+        (Target(provider="openai", model="m"), NoCredential(), "credentials"),
+    ],
+)
+def test_an_address_that_cannot_be_made_is_refused(target: Target, credential: Credential, field: str) -> None:
+    """A missing part, or one that would lead elsewhere, is the request's fault, and nothing is sent."""
+    with pytest.raises(InvalidRequest) as raised:
+        resolve(registry.load(), target, keyed(target.provider, credential))
+    assert raised.value.field == field
+
+
+class TokenEndpoint:
+    """Google's token endpoint."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, str]] = []
+        self.answer: dict[str, Any] = {"access_token": "bought-token", "expires_in": 3600}
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.asked.append({name: str(value) for name, value in (await request.post()).items()})
+        return web.json_response(self.answer, status=200 if "access_token" in self.answer else 400)
+
+
+@pytest.fixture
+async def token_endpoint() -> AsyncIterator[TokenEndpoint]:
+    endpoint = TokenEndpoint()
+    app = web.Application()
+    app.router.add_post("/token", endpoint.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0]
+    endpoint.url = f"http://{host}:{port}/token"
+    yield endpoint
+    await runner.cleanup()
+
+
+@pytest.fixture(scope="module")
+def account() -> GoogleServiceAccount:
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return GoogleServiceAccount("me@my-project.example", Secret(key.decode()), "1", "my-project")
+
+
+def vertex(sandbox: Sandbox, endpoint: TokenEndpoint, account: GoogleServiceAccount) -> GenerationCall:
+    import msgspec  # noqa: PLC0415 - here alone
+
+    route = resolve(moved("vertex", sandbox), Target(provider="vertex", model="sandbox/echo"), keyed("vertex", account))
+    auth = msgspec.structs.replace(route.provider.auth, token_url=endpoint.url)
+    route = msgspec.structs.replace(route, provider=msgspec.structs.replace(route.provider, auth=auth))
+    return GenerationCall(generation=GENERATION, **call_of(route))
+
+
+async def test_a_service_account_buys_one_token_for_many_calls(
+    dispatcher: Dispatcher, sandbox: Sandbox, token_endpoint: TokenEndpoint, account: GoogleServiceAccount
+) -> None:
+    """Concurrent calls share one purchase, later ones the token; the assertion is for the row's endpoint."""
+    await asyncio.gather(*(dispatcher.generate(vertex(sandbox, token_endpoint, account)) for _ in range(5)))
+    await dispatcher.generate(vertex(sandbox, token_endpoint, account))
+    (asked,) = token_endpoint.asked
+    assert asked["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    payload = asked["assertion"].split(".")[1]
+    import base64  # noqa: PLC0415 - here alone
+
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert (claims["iss"], claims["aud"]) == ("me@my-project.example", token_endpoint.url)
+
+
+async def test_a_refused_service_account_is_an_invalid_credential(
+    dispatcher: Dispatcher, sandbox: Sandbox, token_endpoint: TokenEndpoint, account: GoogleServiceAccount
+) -> None:
+    """What the token endpoint refuses is the caller's key, and the call is not made."""
+    token_endpoint.answer = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+    before = len(list(sandbox.journal))
+    with pytest.raises(DispatchError) as raised:
+        await dispatcher.generate(vertex(sandbox, token_endpoint, account))
+    assert raised.value.reason is Reason.INVALID_CREDENTIAL
+    assert len(list(sandbox.journal)) == before
+
+
+async def test_a_key_that_is_none_is_an_invalid_credential(
+    dispatcher: Dispatcher, sandbox: Sandbox, token_endpoint: TokenEndpoint
+) -> None:
+    """A private key that cannot be read is told apart from a failure of the provider."""
+    broken = GoogleServiceAccount("me@my-project.example", Secret("no key"), "1", "my-project")
+    with pytest.raises(DispatchError) as raised:
+        await dispatcher.generate(vertex(sandbox, token_endpoint, broken))
+    assert raised.value.reason is Reason.INVALID_CREDENTIAL
