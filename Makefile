@@ -68,8 +68,9 @@ run: setup ## Runs the server on its defaults.
 	@$(BIN)/keyswitch serve
 
 .PHONY: conformance
-conformance: setup ## Decodes every recorded answer whole, byte by byte, at random cuts and cut off; prints agreement.
+conformance: setup ## Compares every recorded answer with `decode`, and recorded requests with what is sent; prints agreement.
 	@$(BIN)/python tools/conformance.py
+	@$(BIN)/python tools/request_conformance --show 3 --least 0.95
 
 .PHONY: bench
 bench: setup ## Measures CPU a unit of work, beside what the upstream alone costs.

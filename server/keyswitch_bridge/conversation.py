@@ -93,11 +93,15 @@ def _part(part: pb.Part, path: str, found: Violations, allowed: frozenset[str]) 
         if not sent.provider or not sent.dialect:
             found.add(f"{path}.provider_state", "provider and dialect are required")
         state = ProviderState(sent.provider, sent.dialect, sent.data)
-    hint = None
-    if part.HasField("cache_hint"):
-        retention = found.enum(part.cache_hint.retention, _RETENTIONS, f"{path}.cache_hint.retention")
-        hint = model.CacheHint(retention or model.CacheRetention.DEFAULT)
-    return model.Part(_content(part, kind, path, found), state, hint)
+    return model.Part(_content(part, kind, path, found), state, _cache_hint(part, path, found))
+
+
+def _cache_hint(message: pb.Part | pb.Tool, path: str, found: Violations) -> model.CacheHint | None:
+    """Read a cache hint, if there is one."""
+    if not message.HasField("cache_hint"):
+        return None
+    retention = found.enum(message.cache_hint.retention, _RETENTIONS, f"{path}.cache_hint.retention")
+    return model.CacheHint(retention or model.CacheRetention.DEFAULT)
 
 
 def _content(part: pb.Part, kind: str, path: str, found: Violations) -> model.Content:
@@ -159,7 +163,7 @@ def read_tools(tools: Iterable[pb.Tool], found: Violations) -> tuple[model.Tool,
     for number, tool in enumerate(tools):
         path = f"tools[{number}]"
         if tool.HasField("provider_tool"):
-            read.append(_provider_tool(tool.provider_tool, f"{path}.provider_tool", found))
+            read.append(_provider_tool(tool, path, found))
             continue
         if not tool.HasField("function"):
             found.add(path, "its kind is required")
@@ -171,14 +175,18 @@ def read_tools(tools: Iterable[pb.Tool], found: Violations) -> tuple[model.Tool,
         names.add(function.name)
         schema = found.json_object(function.parameters_json_schema, f"{path}.function.parameters_json_schema")
         strict = function.strict if function.HasField("strict") else None
-        read.append(model.FunctionTool(function.name, function.description, schema, strict))
+        read.append(
+            model.FunctionTool(function.name, function.description, schema, strict, _cache_hint(tool, path, found))
+        )
     return tuple(read)
 
 
-def _provider_tool(tool: pb.ProviderTool, path: str, found: Violations) -> model.ProviderTool:
+def _provider_tool(tool: pb.Tool, path: str, found: Violations) -> model.ProviderTool:
     """Read a tool that the provider runs itself."""
-    found.pattern(tool.type, _TOOL_TYPE, f"{path}.type")
-    return model.ProviderTool(tool.type, found.json_object(tool.config_json, f"{path}.config_json"))
+    inner = tool.provider_tool
+    found.pattern(inner.type, _TOOL_TYPE, f"{path}.provider_tool.type")
+    config = found.json_object(inner.config_json, f"{path}.provider_tool.config_json")
+    return model.ProviderTool(inner.type, config, _cache_hint(tool, path, found))
 
 
 def read_tool_choice(

@@ -79,6 +79,12 @@ class _Value(msgspec.Struct, frozen=True):
     """A frozen value."""
 
 
+class CacheHint(_Value, frozen=True):
+    """Asks for the prompt up to here to be cached."""
+
+    retention: CacheRetention
+
+
 class InlineMedia(_Value, frozen=True):
     """Media in the request itself."""
 
@@ -169,12 +175,6 @@ Content: TypeAlias = (
 )
 
 
-class CacheHint(_Value, frozen=True):
-    """Asks for the prompt up to here to be cached."""
-
-    retention: CacheRetention
-
-
 class Part(_Value, frozen=True):
     """One piece of a message, with what its provider attached to it."""
 
@@ -198,6 +198,7 @@ class FunctionTool(_Value, frozen=True):
     description: str = ""
     parameters_json_schema: str = ""
     strict: bool | None = None
+    cache_hint: CacheHint | None = None
 
 
 class ProviderTool(_Value, frozen=True):
@@ -205,6 +206,7 @@ class ProviderTool(_Value, frozen=True):
 
     type: str
     config_json: str = ""
+    cache_hint: CacheHint | None = None
 
 
 Tool: TypeAlias = FunctionTool | ProviderTool

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkeyswitch/v1/conversation.proto\x12\x0ckeyswitch.v1\"\\\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.keyswitch.v1.Role\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.keyswitch.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x86\x04\n\x04Part\x12&\n\x04text\x18\x01 \x01(\x0b\x32\x16.keyswitch.v1.TextPartH\x00\x12(\n\x05image\x18\x02 \x01(\x0b\x32\x17.keyswitch.v1.ImagePartH\x00\x12(\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x17.keyswitch.v1.AudioPartH\x00\x12&\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x16.keyswitch.v1.FilePartH\x00\x12/\n\ttool_call\x18\x05 \x01(\x0b\x32\x1a.keyswitch.v1.ToolCallPartH\x00\x12\x33\n\x0btool_result\x18\x06 \x01(\x0b\x32\x1c.keyswitch.v1.ToolResultPartH\x00\x12\x30\n\treasoning\x18\x07 \x01(\x0b\x32\x1b.keyswitch.v1.ReasoningPartH\x00\x12,\n\x07refusal\x18\x08 \x01(\x0b\x32\x19.keyswitch.v1.RefusalPartH\x00\x12*\n\x06opaque\x18\t \x01(\x0b\x32\x18.keyswitch.v1.OpaquePartH\x00\x12\x33\n\x0eprovider_state\x18\n \x01(\x0b\x32\x1b.keyswitch.v1.ProviderState\x12+\n\ncache_hint\x18\x0b \x01(\x0b\x32\x17.keyswitch.v1.CacheHintB\x06\n\x04kind\"\x18\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"J\n\x0bMediaSource\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"F\n\tImagePart\x12)\n\x06source\x18\x01 \x01(\x0b\x32\x19.keyswitch.v1.MediaSource\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"6\n\tAudioPart\x12)\n\x06source\x18\x01 \x01(\x0b\x32\x19.keyswitch.v1.MediaSource\"G\n\x08\x46ilePart\x12)\n\x06source\x18\x01 \x01(\x0b\x32\x19.keyswitch.v1.MediaSource\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"@\n\x0cToolCallPart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"[\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.keyswitch.v1.Part\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"\x1d\n\rReasoningPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1b\n\x0bRefusalPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1a\n\nOpaquePart\x12\x0c\n\x04type\x18\x01 \x01(\t\"@\n\rProviderState\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\tCacheHint\x12/\n\tretention\x18\x01 \x01(\x0e\x32\x1c.keyswitch.v1.CacheRetention\"s\n\x04Tool\x12.\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x1a.keyswitch.v1.FunctionToolH\x00\x12\x33\n\rprovider_tool\x18\x02 \x01(\x0b\x32\x1a.keyswitch.v1.ProviderToolH\x00\x42\x06\n\x04kind\"q\n\x0c\x46unctionTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"1\n\x0cProviderTool\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\"\xde\x01\n\nToolChoice\x12,\n\x04\x61uto\x18\x01 \x01(\x0b\x32\x1c.keyswitch.v1.ToolChoiceAutoH\x00\x12,\n\x04none\x18\x02 \x01(\x0b\x32\x1c.keyswitch.v1.ToolChoiceNoneH\x00\x12\x34\n\x08required\x18\x03 \x01(\x0b\x32 .keyswitch.v1.ToolChoiceRequiredH\x00\x12\x34\n\x08\x66unction\x18\x04 \x01(\x0b\x32 .keyswitch.v1.ToolChoiceFunctionH\x00\x42\x08\n\x06\x63hoice\"\x10\n\x0eToolChoiceAuto\"\x10\n\x0eToolChoiceNone\"\x14\n\x12ToolChoiceRequired\"\"\n\x12ToolChoiceFunction\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa5\x01\n\x0eResponseFormat\x12(\n\x04text\x18\x01 \x01(\x0b\x32\x18.keyswitch.v1.TextFormatH\x00\x12(\n\x04json\x18\x02 \x01(\x0b\x32\x18.keyswitch.v1.JsonFormatH\x00\x12\x35\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x1e.keyswitch.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"\x0c\n\nTextFormat\"\x0c\n\nJsonFormat\"j\n\x10JsonSchemaFormat\x12\x13\n\x0bjson_schema\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"\xe2\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x03H\x06\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\t \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x14\n\x12_max_output_tokens\"~\n\tReasoning\x12-\n\x06\x65\x66\x66ort\x18\x01 \x01(\x0e\x32\x1d.keyswitch.v1.ReasoningEffort\x12\x1a\n\rbudget_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cinclude_text\x18\x03 \x01(\x08\x42\x10\n\x0e_budget_tokens\"\x17\n\x08Logprobs\x12\x0b\n\x03top\x18\x01 \x01(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\r\n\tROLE_TOOL\x10\x03\x12\x0f\n\x0bROLE_SYSTEM\x10\x04*\xd8\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x19\n\x15REASONING_EFFORT_NONE\x10\x01\x12\x1c\n\x18REASONING_EFFORT_MINIMAL\x10\x02\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x03\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x04\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x05\x12\x18\n\x14REASONING_EFFORT_MAX\x10\x06*f\n\x0e\x43\x61\x63heRetention\x12\x1f\n\x1b\x43\x41\x43HE_RETENTION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41\x43HE_RETENTION_SHORT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_RETENTION_LONG\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkeyswitch/v1/conversation.proto\x12\x0ckeyswitch.v1\"\\\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.keyswitch.v1.Role\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.keyswitch.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x86\x04\n\x04Part\x12&\n\x04text\x18\x01 \x01(\x0b\x32\x16.keyswitch.v1.TextPartH\x00\x12(\n\x05image\x18\x02 \x01(\x0b\x32\x17.keyswitch.v1.ImagePartH\x00\x12(\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x17.keyswitch.v1.AudioPartH\x00\x12&\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x16.keyswitch.v1.FilePartH\x00\x12/\n\ttool_call\x18\x05 \x01(\x0b\x32\x1a.keyswitch.v1.ToolCallPartH\x00\x12\x33\n\x0btool_result\x18\x06 \x01(\x0b\x32\x1c.keyswitch.v1.ToolResultPartH\x00\x12\x30\n\treasoning\x18\x07 \x01(\x0b\x32\x1b.keyswitch.v1.ReasoningPartH\x00\x12,\n\x07refusal\x18\x08 \x01(\x0b\x32\x19.keyswitch.v1.RefusalPartH\x00\x12*\n\x06opaque\x18\t \x01(\x0b\x32\x18.keyswitch.v1.OpaquePartH\x00\x12\x33\n\x0eprovider_state\x18\n \x01(\x0b\x32\x1b.keyswitch.v1.ProviderState\x12+\n\ncache_hint\x18\x0b \x01(\x0b\x32\x17.keyswitch.v1.CacheHintB\x06\n\x04kind\"\x18\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"J\n\x0bMediaSource\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03url\x18\x02 \x01(\tH\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\tB\x08\n\x06source\"F\n\tImagePart\x12)\n\x06source\x18\x01 \x01(\x0b\x32\x19.keyswitch.v1.MediaSource\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"6\n\tAudioPart\x12)\n\x06source\x18\x01 \x01(\x0b\x32\x19.keyswitch.v1.MediaSource\"G\n\x08\x46ilePart\x12)\n\x06source\x18\x01 \x01(\x0b\x32\x19.keyswitch.v1.MediaSource\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"@\n\x0cToolCallPart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"[\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12!\n\x05parts\x18\x02 \x03(\x0b\x32\x12.keyswitch.v1.Part\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"\x1d\n\rReasoningPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1b\n\x0bRefusalPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1a\n\nOpaquePart\x12\x0c\n\x04type\x18\x01 \x01(\t\"@\n\rProviderState\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\tCacheHint\x12/\n\tretention\x18\x01 \x01(\x0e\x32\x1c.keyswitch.v1.CacheRetention\"\xa0\x01\n\x04Tool\x12.\n\x08\x66unction\x18\x01 \x01(\x0b\x32\x1a.keyswitch.v1.FunctionToolH\x00\x12\x33\n\rprovider_tool\x18\x02 \x01(\x0b\x32\x1a.keyswitch.v1.ProviderToolH\x00\x12+\n\ncache_hint\x18\x03 \x01(\x0b\x32\x17.keyswitch.v1.CacheHintB\x06\n\x04kind\"q\n\x0c\x46unctionTool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"1\n\x0cProviderTool\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\"\xde\x01\n\nToolChoice\x12,\n\x04\x61uto\x18\x01 \x01(\x0b\x32\x1c.keyswitch.v1.ToolChoiceAutoH\x00\x12,\n\x04none\x18\x02 \x01(\x0b\x32\x1c.keyswitch.v1.ToolChoiceNoneH\x00\x12\x34\n\x08required\x18\x03 \x01(\x0b\x32 .keyswitch.v1.ToolChoiceRequiredH\x00\x12\x34\n\x08\x66unction\x18\x04 \x01(\x0b\x32 .keyswitch.v1.ToolChoiceFunctionH\x00\x42\x08\n\x06\x63hoice\"\x10\n\x0eToolChoiceAuto\"\x10\n\x0eToolChoiceNone\"\x14\n\x12ToolChoiceRequired\"\"\n\x12ToolChoiceFunction\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa5\x01\n\x0eResponseFormat\x12(\n\x04text\x18\x01 \x01(\x0b\x32\x18.keyswitch.v1.TextFormatH\x00\x12(\n\x04json\x18\x02 \x01(\x0b\x32\x18.keyswitch.v1.JsonFormatH\x00\x12\x35\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x1e.keyswitch.v1.JsonSchemaFormatH\x00\x42\x08\n\x06\x66ormat\"\x0c\n\nTextFormat\"\x0c\n\nJsonFormat\"j\n\x10JsonSchemaFormat\x12\x13\n\x0bjson_schema\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x13\n\x06strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_strict\"\xe2\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x03H\x06\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\t \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x14\n\x12_max_output_tokens\"~\n\tReasoning\x12-\n\x06\x65\x66\x66ort\x18\x01 \x01(\x0e\x32\x1d.keyswitch.v1.ReasoningEffort\x12\x1a\n\rbudget_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cinclude_text\x18\x03 \x01(\x08\x42\x10\n\x0e_budget_tokens\"\x17\n\x08Logprobs\x12\x0b\n\x03top\x18\x01 \x01(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\r\n\tROLE_TOOL\x10\x03\x12\x0f\n\x0bROLE_SYSTEM\x10\x04*\xd8\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x19\n\x15REASONING_EFFORT_NONE\x10\x01\x12\x1c\n\x18REASONING_EFFORT_MINIMAL\x10\x02\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x03\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x04\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x05\x12\x18\n\x14REASONING_EFFORT_MAX\x10\x06*f\n\x0e\x43\x61\x63heRetention\x12\x1f\n\x1b\x43\x41\x43HE_RETENTION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41\x43HE_RETENTION_SHORT\x10\x01\x12\x18\n\x14\x43\x41\x43HE_RETENTION_LONG\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyswitch.v1.conversation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2758
-  _globals['_ROLE']._serialized_end=2853
-  _globals['_REASONINGEFFORT']._serialized_start=2856
-  _globals['_REASONINGEFFORT']._serialized_end=3072
-  _globals['_CACHERETENTION']._serialized_start=3074
-  _globals['_CACHERETENTION']._serialized_end=3176
+  _globals['_ROLE']._serialized_start=2804
+  _globals['_ROLE']._serialized_end=2899
+  _globals['_REASONINGEFFORT']._serialized_start=2902
+  _globals['_REASONINGEFFORT']._serialized_end=3118
+  _globals['_CACHERETENTION']._serialized_start=3120
+  _globals['_CACHERETENTION']._serialized_end=3222
   _globals['_MESSAGE']._serialized_start=49
   _globals['_MESSAGE']._serialized_end=141
   _globals['_PART']._serialized_start=144
@@ -65,34 +65,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVIDERSTATE']._serialized_end=1278
   _globals['_CACHEHINT']._serialized_start=1280
   _globals['_CACHEHINT']._serialized_end=1340
-  _globals['_TOOL']._serialized_start=1342
-  _globals['_TOOL']._serialized_end=1457
-  _globals['_FUNCTIONTOOL']._serialized_start=1459
-  _globals['_FUNCTIONTOOL']._serialized_end=1572
-  _globals['_PROVIDERTOOL']._serialized_start=1574
-  _globals['_PROVIDERTOOL']._serialized_end=1623
-  _globals['_TOOLCHOICE']._serialized_start=1626
-  _globals['_TOOLCHOICE']._serialized_end=1848
-  _globals['_TOOLCHOICEAUTO']._serialized_start=1850
-  _globals['_TOOLCHOICEAUTO']._serialized_end=1866
-  _globals['_TOOLCHOICENONE']._serialized_start=1868
-  _globals['_TOOLCHOICENONE']._serialized_end=1884
-  _globals['_TOOLCHOICEREQUIRED']._serialized_start=1886
-  _globals['_TOOLCHOICEREQUIRED']._serialized_end=1906
-  _globals['_TOOLCHOICEFUNCTION']._serialized_start=1908
-  _globals['_TOOLCHOICEFUNCTION']._serialized_end=1942
-  _globals['_RESPONSEFORMAT']._serialized_start=1945
-  _globals['_RESPONSEFORMAT']._serialized_end=2110
-  _globals['_TEXTFORMAT']._serialized_start=2112
-  _globals['_TEXTFORMAT']._serialized_end=2124
-  _globals['_JSONFORMAT']._serialized_start=2126
-  _globals['_JSONFORMAT']._serialized_end=2138
-  _globals['_JSONSCHEMAFORMAT']._serialized_start=2140
-  _globals['_JSONSCHEMAFORMAT']._serialized_end=2246
-  _globals['_SAMPLING']._serialized_start=2249
-  _globals['_SAMPLING']._serialized_end=2603
-  _globals['_REASONING']._serialized_start=2605
-  _globals['_REASONING']._serialized_end=2731
-  _globals['_LOGPROBS']._serialized_start=2733
-  _globals['_LOGPROBS']._serialized_end=2756
+  _globals['_TOOL']._serialized_start=1343
+  _globals['_TOOL']._serialized_end=1503
+  _globals['_FUNCTIONTOOL']._serialized_start=1505
+  _globals['_FUNCTIONTOOL']._serialized_end=1618
+  _globals['_PROVIDERTOOL']._serialized_start=1620
+  _globals['_PROVIDERTOOL']._serialized_end=1669
+  _globals['_TOOLCHOICE']._serialized_start=1672
+  _globals['_TOOLCHOICE']._serialized_end=1894
+  _globals['_TOOLCHOICEAUTO']._serialized_start=1896
+  _globals['_TOOLCHOICEAUTO']._serialized_end=1912
+  _globals['_TOOLCHOICENONE']._serialized_start=1914
+  _globals['_TOOLCHOICENONE']._serialized_end=1930
+  _globals['_TOOLCHOICEREQUIRED']._serialized_start=1932
+  _globals['_TOOLCHOICEREQUIRED']._serialized_end=1952
+  _globals['_TOOLCHOICEFUNCTION']._serialized_start=1954
+  _globals['_TOOLCHOICEFUNCTION']._serialized_end=1988
+  _globals['_RESPONSEFORMAT']._serialized_start=1991
+  _globals['_RESPONSEFORMAT']._serialized_end=2156
+  _globals['_TEXTFORMAT']._serialized_start=2158
+  _globals['_TEXTFORMAT']._serialized_end=2170
+  _globals['_JSONFORMAT']._serialized_start=2172
+  _globals['_JSONFORMAT']._serialized_end=2184
+  _globals['_JSONSCHEMAFORMAT']._serialized_start=2186
+  _globals['_JSONSCHEMAFORMAT']._serialized_end=2292
+  _globals['_SAMPLING']._serialized_start=2295
+  _globals['_SAMPLING']._serialized_end=2649
+  _globals['_REASONING']._serialized_start=2651
+  _globals['_REASONING']._serialized_end=2777
+  _globals['_LOGPROBS']._serialized_start=2779
+  _globals['_LOGPROBS']._serialized_end=2802
 # @@protoc_insertion_point(module_scope)

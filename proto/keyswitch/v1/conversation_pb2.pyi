@@ -561,6 +561,7 @@ class Tool(_message.Message):
 
     FUNCTION_FIELD_NUMBER: _builtins.int
     PROVIDER_TOOL_FIELD_NUMBER: _builtins.int
+    CACHE_HINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def function(self) -> Global___FunctionTool:
         """A function of the caller's."""
@@ -569,15 +570,20 @@ class Tool(_message.Message):
     def provider_tool(self) -> Global___ProviderTool:
         """A tool that the provider runs itself."""
 
+    @_builtins.property
+    def cache_hint(self) -> Global___CacheHint:
+        """Optional. Asks the provider to cache the prompt up to and including this tool."""
+
     def __init__(
         self,
         *,
         function: Global___FunctionTool | None = ...,
         provider_tool: Global___ProviderTool | None = ...,
+        cache_hint: Global___CacheHint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "kind", b"kind", "provider_tool", b"provider_tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_hint", b"cache_hint", "function", b"function", "kind", b"kind", "provider_tool", b"provider_tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["function", b"function", "kind", b"kind", "provider_tool", b"provider_tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_hint", b"cache_hint", "function", b"function", "kind", b"kind", "provider_tool", b"provider_tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["function", "provider_tool"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

@@ -21,6 +21,7 @@ __all__ = [
     "joined_text",
     "media_url",
     "only",
+    "option_names",
     "own_state",
     "raw_json",
     "raw_object",
@@ -45,16 +46,30 @@ def encode_body(body: dict[str, Any], options_json: str) -> bytes:
     """Encode a body, the caller's options merged into it verbatim and last.
 
     Raises:
-        InvalidRequest: an option is one that the body has already.
+        InvalidRequest: an option is one that the body has already, and not an object in both.
     """
     if options_json:
-        for name, value in _OPTIONS.decode(options_json).items():
-            if name in body:
-                raise InvalidRequest(
-                    [Violation("target.options_json", f"the request writes {name!r} already; use its own field")]
-                )
-            body[name] = value
+        _merge(body, _OPTIONS.decode(options_json), "")
     return _ENCODER.encode(body)
+
+
+def _merge(body: dict[str, Any], options: dict[str, msgspec.Raw], path: str) -> None:
+    """Add options to a body. Objects that both have are merged, anything else may be said once only."""
+    for name, value in options.items():
+        have = body.get(name)
+        if name not in body:
+            body[name] = value
+        elif isinstance(have, dict) and bytes(value).lstrip().startswith(b"{"):
+            _merge(have, _OPTIONS.decode(value), f"{path}{name}.")
+        else:
+            raise InvalidRequest(
+                [Violation("target.options_json", f"the request writes '{path}{name}' already; use its own field")]
+            )
+
+
+def option_names(options_json: str) -> Collection[str]:
+    """Return the names of the caller's options, for defaults that give way to them."""
+    return _OPTIONS.decode(options_json).keys() if options_json else ()
 
 
 def only(body: bytes, names: Collection[str]) -> dict[str, msgspec.Raw]:

@@ -16,12 +16,14 @@ from keyswitch_sandbox.scenarios import Failure, Reasoning, Refusal, Script, Sig
 __all__ = [
     "PATH",
     "SIGNS",
+    "BedrockInvoke",
     "bad_event",
     "error_body",
     "error_event",
     "read",
     "stream_events",
     "stream_type",
+    "values",
     "whole_body",
 ]
 

@@ -82,8 +82,8 @@ def write_body(
         body["stream"] = True
     if generation.tools:
         body["tools"] = [writer.tool(tool, f"tools[{number}]") for number, tool in enumerate(generation.tools)]
-    if generation.tool_choice is not None or generation.parallel_tool_calls is not None:
-        body["tool_choice"] = _tool_choice(generation)
+        if generation.tool_choice is not None or generation.parallel_tool_calls is not None:
+            body["tool_choice"] = _tool_choice(generation)
     output = _output(generation, flags)
     if output:
         body["output_config"] = output
@@ -114,7 +114,7 @@ class _Writer:
         turns: list[dict[str, Any]] = []
         for number, message in enumerate(generation.messages):
             field = f"messages[{number}]"
-            if message.name and message.role is not Role.TOOL:
+            if message.name:
                 raise unsupported(f"{field}.name")
             if message.role is Role.SYSTEM:
                 if turns:
@@ -209,9 +209,10 @@ class _Writer:
                     if not self._flags.strict_tools:
                         raise unsupported(f"{field}.function.strict")
                     written["strict"] = strict
-                return written
+                return self._hinted(written, tool.cache_hint, field)
             case ProviderTool(type=kind, config_json=config):
-                return {"type": kind} | raw_object(config.encode(), f"{field}.provider_tool.config_json")
+                written = {"type": kind} | raw_object(config.encode(), f"{field}.provider_tool.config_json")
+                return self._hinted(written, tool.cache_hint, field)
 
 
 def _short(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]]:

@@ -88,7 +88,9 @@ def write_body(generation: Generation, model: str, profile: Profile, options_jso
     if inference:
         body["inferenceConfig"] = inference
     if generation.tools:
-        tools = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(generation.tools)]
+        tools = []
+        for number, tool in enumerate(generation.tools):
+            tools += [_tool(tool, f"tools[{number}]"), *_cache_point(tool.cache_hint)]
         body["toolConfig"] = {"tools": tools}
         if generation.tool_choice is not None:
             body["toolConfig"]["toolChoice"] = _tool_choice(generation.tool_choice)
@@ -124,7 +126,7 @@ class _Writer:
         turns: list[dict[str, Any]] = []
         for number, message in enumerate(generation.messages):
             field = f"messages[{number}]"
-            if message.name and message.role is not Role.TOOL:
+            if message.name:
                 raise unsupported(f"{field}.name")
             if message.role is Role.SYSTEM:
                 if turns:

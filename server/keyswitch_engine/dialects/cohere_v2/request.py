@@ -67,7 +67,7 @@ def _messages(generation: Generation, provider: str) -> list[dict[str, Any]]:
         written.append({"role": "system", "content": joined_text(generation.system, "system")})
     for number, message in enumerate(generation.messages):
         field = f"messages[{number}]"
-        if message.name and message.role is not Role.TOOL:
+        if message.name:
             raise unsupported(f"{field}.name")
         match message.role:
             case Role.SYSTEM:
@@ -155,6 +155,8 @@ def _write_tools(body: dict[str, Any], generation: Generation) -> None:
     tools = []
     stricts = set()
     for number, tool in enumerate(generation.tools):
+        if tool.cache_hint is not None:
+            raise unsupported(f"tools[{number}].cache_hint")
         match tool:
             case FunctionTool(name=name, description=description, parameters_json_schema=schema, strict=strict):
                 function: dict[str, Any] = {"name": name}

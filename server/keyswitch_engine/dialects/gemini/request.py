@@ -102,7 +102,7 @@ class _Writer:
         turns: list[dict[str, Any]] = []
         for number, message in enumerate(generation.messages):
             field = f"messages[{number}]"
-            if message.name and message.role is not Role.TOOL:
+            if message.name:
                 raise unsupported(f"{field}.name")
             if message.role is Role.SYSTEM:
                 if turns:
@@ -200,6 +200,8 @@ def _tools(tools: tuple[Tool, ...]) -> list[dict[str, Any]]:
     own: list[dict[str, Any]] = []
     for number, tool in enumerate(tools):
         field = f"tools[{number}]"
+        if tool.cache_hint is not None:
+            raise unsupported(f"{field}.cache_hint")
         match tool:
             case FunctionTool(name=name, description=description, parameters_json_schema=schema, strict=strict):
                 if strict:

@@ -70,7 +70,7 @@ def _messages(generation: Generation) -> list[dict[str, Any]]:
         written.append({"role": "system", "content": joined_text(generation.system, "system")})
     for number, message in enumerate(generation.messages):
         field = f"messages[{number}]"
-        if message.name and message.role is not Role.TOOL:
+        if message.name:
             raise unsupported(f"{field}.name")
         match message.role:
             case Role.SYSTEM:
@@ -143,6 +143,8 @@ def _result(part: Part, names: dict[str, str], field: str) -> dict[str, Any]:
 
 def _tool(tool: Tool, field: str) -> dict[str, Any]:
     """Write one tool."""
+    if tool.cache_hint is not None:
+        raise unsupported(f"{field}.cache_hint")
     match tool:
         case FunctionTool(name=name, description=description, parameters_json_schema=schema, strict=strict):
             if strict:

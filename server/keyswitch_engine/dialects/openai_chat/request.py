@@ -74,6 +74,10 @@ def write_body(
             body["stream_options"] = {"include_usage": True}
     if generation.tools:
         _write_tools(body, generation, flags)
+    if generation.parallel_tool_calls is not None:
+        if not flags.parallel_tool_calls:
+            raise unsupported("parallel_tool_calls")
+        body["parallel_tool_calls"] = generation.parallel_tool_calls
     match generation.response_format:
         case JsonFormat():
             body["response_format"] = {"type": "json_object"}
@@ -106,7 +110,8 @@ def _messages(generation: Generation, provider: str, flags: ChatFlags) -> list[d
         field = f"messages[{number}]"
         match message.role:
             case Role.TOOL:
-                written.extend(_tool_results(message, field))
+                named = {"name": message.name} if message.name else {}
+                written.extend(result | named for result in _tool_results(message, field))
             case Role.ASSISTANT:
                 written.append(_assistant(message, provider, flags, field))
             case Role.SYSTEM:
@@ -259,14 +264,12 @@ def _write_tools(body: dict[str, Any], generation: Generation, flags: ChatFlags)
             body["tool_choice"] = flags.tool_choice_required
         case choice:
             body["tool_choice"] = choice
-    if generation.parallel_tool_calls is not None:
-        if not flags.parallel_tool_calls:
-            raise unsupported("parallel_tool_calls")
-        body["parallel_tool_calls"] = generation.parallel_tool_calls
 
 
 def _tool(tool: Tool, flags: ChatFlags, field: str) -> dict[str, Any]:
     """Write one tool."""
+    if tool.cache_hint is not None:
+        raise unsupported(f"{field}.cache_hint")
     match tool:
         case FunctionTool(name=name, description=description, parameters_json_schema=schema, strict=strict):
             function: dict[str, Any] = {"name": name}

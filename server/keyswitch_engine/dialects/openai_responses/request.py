@@ -12,6 +12,7 @@ from keyswitch_engine.dialects.writing import (
     encode_body,
     joined_text,
     media_url,
+    option_names,
     own_state,
     raw_json,
     raw_object,
@@ -67,7 +68,8 @@ def write_body(generation: Generation, model: str, profile: Profile, options_jso
         body["instructions"] = joined_text(generation.system, "system")
     if stream:
         body["stream"] = True
-    if flags.store == "false":
+    chosen = option_names(options_json)
+    if flags.store == "false" and "store" not in chosen:
         body["store"] = False
     if generation.tools:
         body["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(generation.tools)]
@@ -96,7 +98,7 @@ def write_body(generation: Generation, model: str, profile: Profile, options_jso
         include.append("message.output_text.logprobs")
         if generation.top_logprobs:
             body["top_logprobs"] = generation.top_logprobs
-    if include:
+    if include and (generation.top_logprobs is not None or "include" not in chosen):
         body["include"] = include
     if generation.end_user_id:
         if flags.user_field == "none":
@@ -128,7 +130,7 @@ class _Writer:
         """Write every turn."""
         for number, message in enumerate(generation.messages):
             field = f"messages[{number}]"
-            if message.name and message.role is not Role.TOOL:
+            if message.name:
                 raise unsupported(f"{field}.name")
             match message.role:
                 case Role.USER:
@@ -241,6 +243,8 @@ def _marked(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 def _tool(tool: Tool, field: str) -> dict[str, Any]:
     """Write one tool."""
+    if tool.cache_hint is not None:
+        raise unsupported(f"{field}.cache_hint")
     match tool:
         case FunctionTool(name=name, description=description, parameters_json_schema=schema, strict=strict):
             written: dict[str, Any] = {"type": "function", "name": name}
