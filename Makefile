@@ -72,6 +72,10 @@ conformance: setup ## Compares every recorded answer with `decode`, and recorded
 	@$(BIN)/python tools/conformance.py
 	@$(BIN)/python tools/request_conformance --show 3 --least 0.95
 
+.PHONY: fuzz
+fuzz: setup ## Damages answers of every dialect for some minutes; nothing but an error of the tree may come of it.
+	@FUZZ_EXAMPLES=8000 $(BIN)/python -m pytest -q --timeout 1800 tests/engine/test_decoders_hostile.py
+
 .PHONY: bench
 bench: setup ## Measures CPU a unit of work, beside what the upstream alone costs.
 	@$(BIN)/python tests/bench/run.py

@@ -106,6 +106,8 @@ class _Answering:
     def _begin(self, number: int, raw: msgspec.Raw) -> None:
         """Begin the block that the provider calls *number*, with the content that it may have already."""
         block = decode(BLOCK, raw)
+        if number in self._open:
+            raise ProtocolError("the provider began a block twice")
         index = self._next
         self._next += 1
         begun = self._open[number] = _Open(index, block.type, block, bytes(raw))

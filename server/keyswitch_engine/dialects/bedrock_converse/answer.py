@@ -106,6 +106,8 @@ class _Answering:
 
     def _begin(self, number: int, block: Block) -> _Open:
         """Begin the block that the provider calls *number*."""
+        if number in self._open:
+            raise ProtocolError("the provider began a block twice")
         opened = self._open[number] = _Open(self._next, type(block))
         self._next += 1
         self._events.append(BlockStart(opened.index, block))

@@ -53,10 +53,11 @@ _EMPTY = (b"", b"[]", b"null")
 class _Open:
     """A block of an item, and whether anything was said in it."""
 
-    __slots__ = ("cited", "index", "said")
+    __slots__ = ("cited", "index", "kind", "said")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, kind: type[Block]) -> None:
         self.index = index
+        self.kind = kind
         self.said = False
         self.cited = False
 
@@ -103,7 +104,7 @@ class Items:
     def reasoning(self, event: Event, delta: Any) -> None:
         """Add to an item's reasoning, of which summaries and texts are parts."""
         key, item = self._item(event)
-        block = item.get(0) or self._open(key, 0, ReasoningBlock())
+        block = _of_kind(item.get(0), ReasoningBlock) or self._open(key, 0, ReasoningBlock())
         if isinstance(delta, str) and delta:
             block.said = True
             self._events.append(ReasoningDelta(block.index, delta))
@@ -112,7 +113,7 @@ class Items:
         """Add to a tool call's arguments. Those of calls that the provider runs itself are not told in pieces."""
         _, item = self._item(event)
         block = item.get(0)
-        if block is not None and isinstance(delta, str) and delta:
+        if block is not None and block.kind is ToolCallBlock and isinstance(delta, str) and delta:
             block.said = True
             self._events.append(ArgumentsDelta(block.index, delta))
 
@@ -150,23 +151,25 @@ class Items:
                     self._part(key, told[number] if number < len(told) else None, part)
                 state = msgspec.json.encode({"phase": item.phase}) if item.phase else None
             case "reasoning":
-                block = blocks.get(0) or self._open(key, 0, ReasoningBlock())
+                block = _of_kind(blocks.get(0), ReasoningBlock) or self._open(key, 0, ReasoningBlock())
                 if not block.said:
                     for part in (*(item.summary or ()), *(item.content or ())):
                         if part.text:
                             self._events.append(ReasoningDelta(block.index, part.text))
                 state = raw if item.encrypted_content else None
             case "function_call" | "custom_tool_call":
-                block = blocks.get(0) or self._open_call(key, item)
+                block = _of_kind(blocks.get(0), ToolCallBlock) or self._open_call(key, item)
                 arguments = item.arguments if item.type == "function_call" else item.input
                 if not block.said and arguments:
                     text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
                     self._events.append(ArgumentsDelta(block.index, text))
                 state = b'{"type":"custom_tool_call"}' if item.type == "custom_tool_call" else None
-            case "image_generation_call" if image := _image(item.result):
+            case "image_generation_call" if not blocks and (image := _image(item.result)):
                 block = self._open(key, 0, ImageBlock(f"image/{item.output_format or 'png'}"))
                 self._events.append(MediaDelta(block.index, image))
                 state = msgspec.json.encode({"id": item.id or ""})
+            case _ if blocks:
+                raise ProtocolError("the provider completed an item of another type than it had begun")
             case _:
                 self._open(key, 0, OpaqueBlock(item.type))
                 state = raw
@@ -196,11 +199,11 @@ class Items:
     def _block(self, event: Event, kind: type[TextBlock | RefusalBlock]) -> _Open:
         """Return the block of the part that an event belongs to, begun if it has to be."""
         key, item = self._item(event)
-        return item.get(event.content_index) or self._open(key, event.content_index, kind())
+        return _of_kind(item.get(event.content_index), kind) or self._open(key, event.content_index, kind())
 
     def _open(self, key: int | str, part: int, block: Block) -> _Open:
         """Begin a block."""
-        opened = self._blocks[key][part] = _Open(self._next)
+        opened = self._blocks[key][part] = _Open(self._next, type(block))
         self._next += 1
         self._events.append(BlockStart(opened.index, block))
         return opened
@@ -213,6 +216,7 @@ class Items:
     def _part(self, key: int | str, block: _Open | None, part: Content) -> None:
         """Tell what was not told before of a message's part, whose block is *block* if it was begun."""
         is_refusal = part.type == "refusal"
+        block = _of_kind(block, RefusalBlock if is_refusal else TextBlock)
         text = (part.refusal if is_refusal else part.text) or ""
         if block is None:
             block = self._open(key, len(self._blocks[key]), RefusalBlock() if is_refusal else TextBlock())
@@ -243,6 +247,13 @@ class Items:
             for token in decode(LOGPROBS, raw)
         )  # fmt: skip
         self._events.append(LogprobsDelta(block.index, converted))
+
+
+def _of_kind(block: _Open | None, kind: type[Block]) -> _Open | None:
+    """Return a block, if there is one, after making sure of its kind."""
+    if block is not None and block.kind is not kind:
+        raise ProtocolError("the provider added to a block of another kind")
+    return block
 
 
 def _image(result: Any) -> bytes:
