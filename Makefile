@@ -83,7 +83,7 @@ bench: setup ## Measures CPU a unit of work, beside what the upstream alone cost
 .PHONY: lock
 lock: setup ## Pins the newest versions that fit, with hashes and without index addresses.
 	@test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv; }
-	@for name in dev proto; do .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	@for name in dev proto peers; do .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --no-emit-package keyswitch \
 	  -o requirements/$$name.txt requirements/$$name.in; done
 

@@ -121,7 +121,10 @@ class Answer:
         try:
             return await self._content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise translate(error) from None  # its text and its request hold what must not be shown
+            failure = translate(error)
+            if failure.reason is Reason.PROVIDER_UNAVAILABLE:  # it was there: its answer had begun
+                failure = StreamTruncated(_WORDS[Reason.STREAM_TRUNCATED])
+            raise failure from None  # its text and its request hold what must not be shown
 
     async def drain(self) -> None:
         """Read what is left of an answer that is complete, so that its connection can serve another call.

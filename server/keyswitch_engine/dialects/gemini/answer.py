@@ -47,6 +47,7 @@ STOP_REASONS = {
     "2": StopReason.LENGTH,
     "3": StopReason.CONTENT_FILTER,
     "4": StopReason.CONTENT_FILTER,
+    "FUNCTION_CALL": StopReason.TOOL_CALLS,  # of re-implementers
     "FINISH_REASON_UNSPECIFIED": StopReason.UNKNOWN,
 } | dict.fromkeys(_FILTERED, StopReason.CONTENT_FILTER)
 """Finish reasons by the API reference; numbers come where enums are asked for as numbers."""
