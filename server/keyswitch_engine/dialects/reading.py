@@ -108,12 +108,14 @@ class WholeBody:
     connections alive and means nothing.
     """
 
-    __slots__ = ("_collecting", "_content")
+    __slots__ = ("_collecting", "_content", "possible")
 
     def __init__(self) -> None:
         """Start before the first byte."""
         self._content = bytearray()
-        self._collecting: bool | None = None
+        self._collecting = False
+        self.possible = True
+        """Whether the answer may still be one, or is; asked before `takes`, which then need not be called."""
 
     @property
     def content(self) -> bytes | None:
@@ -126,11 +128,11 @@ class WholeBody:
         Raises:
             ProtocolError: the object exceeds `MAX_ANSWER_BYTES`.
         """
-        if self._collecting is None:
+        if not self._collecting:
             start = data.lstrip()
             if not start:
                 return True
-            self._collecting = start.startswith(b"{")
+            self.possible = self._collecting = start.startswith(b"{")
         if self._collecting:
             self._content += data
             bound(len(self._content))

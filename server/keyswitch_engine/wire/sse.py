@@ -36,11 +36,12 @@ class SSEDecoder:
     that follows it, even in the next chunk, belongs to it. An event that is never completed is never returned.
     """
 
-    __slots__ = ("_begun", "_data", "_partial", "_partial_bytes", "_seen_bytes", "_skip_line_feed", "_type")
+    __slots__ = ("_begun", "_data", "_idle", "_partial", "_partial_bytes", "_seen_bytes", "_skip_line_feed", "_type")
 
     def __init__(self) -> None:
         """Start before the first byte."""
         self._begun = False
+        self._idle = False  # whether a chunk that comes now begins an event
         self._partial: list[bytes] = []  # pieces of the line that is not complete yet
         self._partial_bytes = 0
         self._seen_bytes = 0  # of the event that is not complete yet, without its partial line
@@ -54,6 +55,14 @@ class SSEDecoder:
         Raises:
             ProtocolError: an event exceeds `MAX_EVENT_BYTES`.
         """
+        if self._idle and (event := _single(chunk)) is not None:
+            return [event]
+        events = self._feed(chunk)
+        self._idle = self._begun and not (self._partial or self._data or self._type or self._skip_line_feed)
+        return events
+
+    def _feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """Return the events that any chunk completes."""
         if self._skip_line_feed and chunk:
             self._skip_line_feed = False
             if chunk[0] == _LF:
@@ -125,3 +134,19 @@ class SSEDecoder:
             self._data.append(b"")
         self._seen_bytes += len(line)
         self._bound(0)
+
+
+def _single(chunk: bytes) -> ServerSentEvent | None:
+    """Read a chunk that is exactly one event in the plainest form, which is how most of them arrive."""
+    if chunk[-2:] != b"\n\n" or b"\r" in chunk:
+        return None
+    end = chunk.find(b"\n")
+    if chunk[:6] == b"data: ":
+        return ServerSentEvent("", chunk[6:-2]) if end == len(chunk) - 2 else None
+    if (
+        chunk[:7] == b"event: "
+        and chunk[end + 1 : end + 7] == b"data: "
+        and chunk.find(b"\n", end + 1) == len(chunk) - 2
+    ):
+        return ServerSentEvent(chunk[7:end].decode("utf-8", "replace"), chunk[end + 7 : -2])
+    return None

@@ -257,7 +257,7 @@ class StreamDecoder(_Answering):
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Decode the next bytes; see `Decoder.feed`."""
-        if self._whole.takes(data):
+        if self._whole.possible and self._whole.takes(data):
             return []
         for message in self._messages.feed(data):
             if self.done:

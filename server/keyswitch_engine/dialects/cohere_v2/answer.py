@@ -209,7 +209,7 @@ class StreamDecoder(_Answering):
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Decode the next bytes; see `Decoder.feed`."""
-        if self._whole.takes(data):
+        if self._whole.possible and self._whole.takes(data):
             return []
         for framed in self._sse.feed(data):
             if self.done:
@@ -226,8 +226,8 @@ class StreamDecoder(_Answering):
         message = delta.message if delta is not None else None
         match event.type:
             case "content-delta" | "content-start" if message is not None:
-                for content in _listed(message.content):
-                    self._content(content)
+                if isinstance(message.content, Content):
+                    self._content(message.content)
                 if event.logprobs is not None:
                     self._logprobs(event.logprobs.text, event.logprobs.logprobs)
             case "tool-plan-delta" if message is not None:

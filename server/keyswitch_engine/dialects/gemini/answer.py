@@ -276,7 +276,7 @@ class StreamDecoder(_Answering):
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Decode the next bytes; see `Decoder.feed`."""
-        if self._object.takes(data):
+        if self._object.possible and self._object.takes(data):
             return []
         if not self._begun:
             self._begun = True

@@ -297,7 +297,7 @@ class StreamDecoder(_Answering):
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Decode the next bytes; see `Decoder.feed`."""
-        if self._whole.takes(data):
+        if self._whole.possible and self._whole.takes(data):
             return []
         for event in self._sse.feed(data):
             if self.done:
