@@ -28,6 +28,7 @@ from keyswitch_client import (
 )
 from keyswitch_client.errors import BY_REASON, from_status
 from keyswitch_client.requests import GenerateArguments, build, credential_messages
+from support import ServerProcess
 
 
 @dataclasses.dataclass
@@ -316,3 +317,27 @@ async def test_a_missing_key_is_a_credential_error(client: AsyncClient) -> None:
     with pytest.raises(CredentialError) as raised:
         await client.generate(model="gpt-4o", messages="hi")
     assert (raised.value.reason, raised.value.provider) == ("MISSING_CREDENTIAL", "openai")
+
+
+async def test_embeddings_counts_and_models_through_the_client(server: ServerProcess) -> None:
+    """Vectors come in order, and models as the provider lists them, from both clients; what is not offered says so."""
+    keys = {"sandbox": "k"}
+    async with AsyncClient(server.address) as client:
+        response = await client.embed(["a b", "c"], model="sandbox/embed", credentials=keys, dimensions=8)
+        assert [list(row.values)[:2] for row in response.embeddings] == [[2.0, 3.0], [1.0, 1.0]]
+        assert (len(response.embeddings[0].values), response.finished.usage.input_tokens) == (8, 3)
+        assert "sandbox/echo" in [model.id for model in await client.provider_models("sandbox", credentials=keys)]
+        with pytest.raises(KeyswitchError) as raised:
+            await client.count_tokens(model="sandbox/echo", credentials=keys, messages="hi")
+        assert raised.value.reason == "UNSUPPORTED_FEATURE"
+        answer = await client.generate(model="sandbox/echo", credentials=keys, messages="hi", dialect="gemini")
+        assert answer.text == "hi"
+
+    def synchronous() -> None:
+        with Client(server.address) as client:
+            assert len(client.embed(["x"], model="sandbox/embed", credentials=keys).embeddings) == 1
+            assert client.provider_models("sandbox", credentials=keys)[0].id == "sandbox/echo"
+            with pytest.raises(KeyswitchError):
+                client.count_tokens(model="sandbox/echo", credentials=keys, messages="hi")
+
+    await asyncio.to_thread(synchronous)

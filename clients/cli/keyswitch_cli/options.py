@@ -44,6 +44,8 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         credentials.credential_option,
         credentials.api_key_option,
         click.option("-m", "--model", default="", help="Model id, native or with its provider's prefix."),
+        click.option("--region", default="", help="Region or location, for providers that have them."),
+        click.option("--dialect", default="", help="Wire protocol; the provider's first if not given."),
         click.option("-p", "--provider", default="", help="Provider; derived from model or key if not given."),
         server_option,
     )

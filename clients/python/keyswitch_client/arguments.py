@@ -19,6 +19,8 @@ class Arguments(TypedDict, total=False):
     system: str
     provider: str
     model: str
+    dialect: str
+    region: str
     credentials: Credentials
     tools: Sequence[conversation_pb2.Tool]
     tool_choice: conversation_pb2.ToolChoice

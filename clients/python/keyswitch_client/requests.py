@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
-from keyswitch.v1 import conversation_pb2, credential_pb2, dispatch_service_pb2
+from keyswitch.v1 import conversation_pb2, credential_pb2, dispatch_service_pb2, target_pb2
 
 __all__ = [
     "ApiKey",
@@ -18,7 +18,10 @@ __all__ = [
     "Key",
     "Messages",
     "build",
+    "count_request",
     "credential_messages",
+    "embed_request",
+    "models_request",
     "user",
 ]
 
@@ -91,6 +94,10 @@ class GenerateArguments:
     system: str = ""
     provider: str = ""
     model: str = ""
+    dialect: str = ""
+    """Wire protocol, one that the provider's row offers; its first if empty."""
+    region: str = ""
+    """Region or location, for providers that have them; their default if empty."""
     credentials: Credentials = dataclasses.field(default_factory=dict, repr=False)
     tools: Sequence[conversation_pb2.Tool] = ()
     tool_choice: conversation_pb2.ToolChoice | None = None
@@ -116,6 +123,10 @@ def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
         request.target.provider = arguments.provider
     if arguments.model:
         request.target.model = arguments.model
+    if arguments.dialect:
+        request.target.dialect = arguments.dialect
+    if arguments.region:
+        request.target.region = arguments.region
     if arguments.options:
         options = arguments.options
         request.target.options_json = options if isinstance(options, str) else json.dumps(options)
@@ -142,6 +153,52 @@ def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
     if arguments.coalesce_window:
         nanos = round(arguments.coalesce_window * 1e9)
         request.limits.coalesce_window.CopyFrom(Duration(seconds=nanos // 10**9, nanos=nanos % 10**9))
+    return request
+
+
+def embed_request(
+    inputs: Sequence[str],
+    *,
+    model: str,
+    provider: str,
+    region: str,
+    credentials: Credentials,
+    dimensions: int | None,
+    purpose: str,
+    options: Mapping[str, Any] | str,
+) -> dispatch_service_pb2.EmbedRequest:
+    """Return a request for embeddings."""
+    request = dispatch_service_pb2.EmbedRequest(
+        target=target_pb2.Target(provider=provider, model=model, region=region),
+        credentials=credential_messages(credentials),
+        inputs=inputs,
+        dimensions=dimensions,
+        purpose=purpose,
+    )
+    if options:
+        request.target.options_json = options if isinstance(options, str) else json.dumps(options)
+    return request
+
+
+def count_request(arguments: GenerateArguments) -> dispatch_service_pb2.CountTokensRequest:
+    """Return a request for a token count, of the parts of a generation that can be counted."""
+    whole = build(dispatch_service_pb2.GenerateRequest, arguments)
+    return dispatch_service_pb2.CountTokensRequest(
+        target=whole.target,
+        credentials=whole.credentials,
+        system=whole.system,
+        messages=whole.messages,
+        tools=whole.tools,
+    )
+
+
+def models_request(
+    provider: str, *, region: str, credentials: Credentials
+) -> dispatch_service_pb2.ListProviderModelsRequest:
+    """Return a request for a provider's models."""
+    request = dispatch_service_pb2.ListProviderModelsRequest(provider=provider, region=region)
+    for credential in credential_messages(credentials):
+        request.credential.CopyFrom(credential)
     return request
 
 

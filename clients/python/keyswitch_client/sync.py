@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
@@ -17,7 +17,14 @@ from keyswitch_client.arguments import Arguments
 from keyswitch_client.channels import HEALTH_METHOD, channel_options, health_request, health_status
 from keyswitch_client.errors import KeyswitchError, from_status, incomplete
 from keyswitch_client.events import Event, TextDelta, read_event
-from keyswitch_client.requests import GenerateArguments, build
+from keyswitch_client.requests import (
+    Credentials,
+    GenerateArguments,
+    build,
+    count_request,
+    embed_request,
+    models_request,
+)
 
 __all__ = ["Client", "Stream"]
 
@@ -150,6 +157,41 @@ class Client:
         request = build(pb.ExplainRouteRequest, GenerateArguments(**arguments))
         response: pb.ExplainRouteResponse = self._unary(self._dispatch.ExplainRoute, request, None)
         return response
+
+    def embed(
+        self,
+        inputs: Sequence[str],
+        *,
+        model: str,
+        provider: str = "",
+        region: str = "",
+        credentials: Credentials = MappingProxyType({}),
+        dimensions: int | None = None,
+        purpose: str = "",
+        options: Mapping[str, Any] | str = "",
+        timeout: float | None = None,
+    ) -> pb.EmbedResponse:
+        """Turn texts into vectors, in the order of *inputs*. *timeout* is in seconds. Raises `KeyswitchError`."""
+        request = embed_request(
+            inputs, model=model, provider=provider, region=region, credentials=credentials, dimensions=dimensions,
+            purpose=purpose, options=options,
+        )  # fmt: skip
+        response: pb.EmbedResponse = self._unary(self._dispatch.Embed, request, timeout)
+        return response
+
+    def count_tokens(self, **arguments: Unpack[Arguments]) -> int:
+        """Return the provider's own count of a conversation's tokens. Raises `KeyswitchError`."""
+        request = count_request(GenerateArguments(**arguments))
+        response: pb.CountTokensResponse = self._unary(self._dispatch.CountTokens, request, None)
+        return response.input_tokens
+
+    def provider_models(
+        self, provider: str, *, region: str = "", credentials: Credentials = MappingProxyType({})
+    ) -> list[pb.ProviderModel]:
+        """Return the models that a provider lists, in its order. Raises `KeyswitchError`."""
+        request = models_request(provider, region=region, credentials=credentials)
+        response: pb.ListProviderModelsResponse = self._unary(self._dispatch.ListProviderModels, request, None)
+        return list(response.models)
 
     def providers(self, query: str = "") -> list[registry_service_pb2.Provider]:
         """Return the providers that all words of *query* occur in, sorted by id."""

@@ -17,9 +17,11 @@ __all__ = ["command"]
 @click.command("explain", cls=Command)
 @selection_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def command(
+def command(  # noqa: PLR0917 - click passes them by name
     server: str,
     provider: str,
+    dialect: str,
+    region: str,
     model: str,
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
@@ -29,7 +31,7 @@ def command(
     """Say where a request would go, on whose key and bill, and why; nothing is sent to any provider."""
     keys = read_credentials(api_keys, credential_fields)
     with rpc_failures(), Client(server) as client:
-        response = client.explain(provider=provider, model=model, credentials=keys)
+        response = client.explain(provider=provider, model=model, dialect=dialect, region=region, credentials=keys)
     if as_json:
         click.echo(json_format.MessageToJson(response, indent=None))
         return

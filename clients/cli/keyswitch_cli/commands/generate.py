@@ -39,6 +39,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     prompt: str | None,
     server: str,
     provider: str,
+    dialect: str,
+    region: str,
     model: str,
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
@@ -73,13 +75,15 @@ def command(  # noqa: PLR0917 - click passes them by name
         try:
             if stream:
                 with client.stream(
-                    timeout=timeout, messages=text, system=system, provider=provider, model=model, credentials=keys,
+                    timeout=timeout, messages=text, system=system, provider=provider, model=model, dialect=dialect,
+                    region=region, credentials=keys,
                     options=options, reasoning_effort=reasoning_effort or "", request=request,
                 ) as events:  # fmt: skip
                     answer = _print_events(events, as_json=as_json, verbose=verbose)
             else:
                 answer = client.generate(
-                    timeout=timeout, messages=text, system=system, provider=provider, model=model, credentials=keys,
+                    timeout=timeout, messages=text, system=system, provider=provider, model=model, dialect=dialect,
+                    region=region, credentials=keys,
                     options=options, reasoning_effort=reasoning_effort or "", request=request,
                 )  # fmt: skip
                 _print_whole(answer, as_json=as_json, verbose=verbose)
