@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 
 from keyswitch_engine import registry
-from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
+from keyswitch_engine.dialects import DIALECTS
+from keyswitch_engine.dialects.base import Flags
 from keyswitch_server.settings import Settings
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
@@ -56,23 +57,27 @@ def providers() -> str:
             ", ".join(f"`{name}`" for name in provider.key_variables),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "## Compatibility flags of `openai-chat`",
-        "",
-        "| flag | default | where it differs |",
-        "|---|---|---|",
-    ]
-    default = ChatFlags()
-    for flag in ChatFlags.__struct_fields__:
+    for name, dialect in DIALECTS.items():
+        if dialect.flags.__struct_fields__:
+            lines += _flags(loaded, name, dialect.flags)
+    return "\n".join(lines) + "\n"
+
+
+def _flags(loaded: registry.Registry, name: str, kind: type[Flags]) -> list[str]:
+    """Return the table of a dialect's flags, and of the rows that set them."""
+    lines = ["", f"## Compatibility flags of `{name}`", "", "| flag | default | where it differs |", "|---|---|---|"]
+    default = kind()
+    for flag in kind.__struct_fields__:
         usual = getattr(default, flag)
         differs = [
             f"{provider.id}: `{value}`"
             for provider in loaded.providers.values()
-            if (value := getattr(provider.dialects[0].profile.flags, flag)) != usual
+            for surface in provider.dialects
+            if surface.dialect.name == name and (value := getattr(surface.profile.flags, flag)) != usual
         ]
-        lines.append(f"| `{flag}` | `{usual}` | {', '.join(differs)} |")
-    return "\n".join(lines) + "\n"
+        shown = str(usual).replace("|", "\\|")
+        lines.append(f"| `{flag}` | `{shown}` | {', '.join(dict.fromkeys(differs)).replace('|', chr(92) + '|')} |")
+    return lines
 
 
 GENERATORS: dict[str, Callable[[], str]] = {"settings.md": settings, "providers.md": providers}

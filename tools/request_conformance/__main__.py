@@ -147,8 +147,8 @@ def main() -> None:
     for name, tally in tallies.items():
         share = tally.agreed / tally.compared if tally.compared else 1.0
         print(
-            f"{name:20} {tally.agreed} of {tally.compared} agree ({share:.1%}), {tally.with_options} with options_json, "
-            f"{tally.refused} refused, {tally.unreadable} not readable"
+            f"{name:20} {tally.agreed} of {tally.compared} agree ({share:.1%}), {tally.with_options} with options_json,"
+            f" {tally.refused} refused, {tally.unreadable} not readable"
         )
         for path, count in tally.differences.most_common(chosen.show):
             print(f"    {count:4} {path}   {tally.examples[path]}")
@@ -156,9 +156,8 @@ def main() -> None:
             print(f"    {count:4} {reason}")
         if tally.options:
             print(f"    options: {', '.join(f'{key} {count}' for key, count in tally.options.most_common(12))}")
-    print(
-        f"all: {agreed} of {compared} agree ({agreed / max(compared, 1):.1%}); {optional} needed options_json ({optional / max(compared, 1):.1%})"
-    )
+    share, optional_share = agreed / max(compared, 1), optional / max(compared, 1)
+    print(f"all: {agreed} of {compared} agree ({share:.1%}); {optional} needed options_json ({optional_share:.1%})")
     sys.exit(agreed < chosen.least * compared)
 
 

@@ -25,22 +25,27 @@ Json = dict[str, Any]
 
 
 def text(value: str, **more: Any) -> Json:
+    """Return a text part."""
     return {"text": {"text": value}} | more
 
 
 def user(*parts: Json) -> Json:
+    """Return a turn of the user."""
     return {"role": "ROLE_USER", "parts": list(parts)}
 
 
 def system(*parts: Json) -> Json:
+    """Return system text."""
     return {"role": "ROLE_SYSTEM", "parts": list(parts)}
 
 
 def assistant(*parts: Json) -> Json:
+    """Return a turn of the assistant."""
     return {"role": "ROLE_ASSISTANT", "parts": list(parts)}
 
 
 def tool_results(*results: Json) -> Json:
+    """Return results of tools."""
     parts = [{"toolResult": {key: value for key, value in result.items() if key != "cacheHint"}} for result in results]
     for part, result in zip(parts, results, strict=True):
         if "cacheHint" in result:
@@ -55,10 +60,12 @@ def tool_call(call_id: str, name: str, arguments: Any) -> Json:
 
 
 def schema_text(value: Any) -> str:
+    """Return JSON in its own order."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def state(provider: str, dialect: str, data: Any) -> Json:
+    """Return what a provider attached, as JSON or as bytes."""
     raw = data if isinstance(data, bytes) else json.dumps(data, ensure_ascii=False).encode()
     return {"provider": provider, "dialect": dialect, "data": base64.b64encode(raw).decode()}
 
@@ -73,4 +80,5 @@ def media(data: str | None, media_type: str | None, url: str | None = None) -> J
 
 
 def image(source: Json, detail: str | None = None) -> Json:
+    """Return an image."""
     return {"image": {"source": source} | ({"detail": detail} if detail else {})}
