@@ -42,6 +42,10 @@ demo: setup ## Streams one generation from CLI to sandbox and back, and shows th
 test: setup ## Runs the tests.
 	@$(BIN)/python -m pytest
 
+.PHONY: test-engine
+test-engine: setup ## Builds llama.cpp's server (minutes) and streams a model of random weights through keyswitch.
+	@TEST_ENGINE=1 $(BIN)/python -m pytest -rP --timeout 1800 tests/genuine
+
 .PHONY: check
 check: setup .venv-proto/ready ## Lint, types, import rules, contract, drift of everything generated.
 	@echo 'lint'; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
@@ -84,7 +88,7 @@ bench: setup ## Measures CPU a unit of work, beside what the upstream alone cost
 .PHONY: lock
 lock: setup ## Pins the newest versions that fit, with hashes and without index addresses.
 	@test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv; }
-	@for name in dev proto peers; do .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	@for name in dev proto peers engine; do .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --no-emit-package keyswitch \
 	  -o requirements/$$name.txt requirements/$$name.in; done
 
