@@ -7,16 +7,14 @@ running out of credit hides under 400, 402, 403, 429 and 500, and reading it as 
 
 from __future__ import annotations
 
-import email.utils
 import re
-import time
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from keyswitch_engine.errors import ProviderError, Reason
 
-__all__ = ["ErrorRule", "provider_error", "reason_of", "request_id", "retry_after"]
+__all__ = ["ErrorRule", "provider_error", "reason_of", "request_id"]
 
 
 class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,19 +116,6 @@ def reason_of(status: int, codes: Iterable[str], message: str, rules: Iterable[E
         if rule.matches(status, codes, message):
             return rule.reason
     return Reason.PROVIDER_UNAVAILABLE
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that `retry-after-ms` or `retry-after` (both forms of RFC 9110) ask for; None if neither."""
-    milliseconds, value = headers.get("retry-after-ms", ""), headers.get("retry-after", "")
-    if re.fullmatch(r"\d{1,9}(\.\d*)?", milliseconds):
-        return float(milliseconds) / 1000
-    if re.fullmatch(r"\d{1,6}(\.\d*)?", value):
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "mistral-correlation-id", "cf-ray")

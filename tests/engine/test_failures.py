@@ -6,6 +6,7 @@ import email.utils
 import json
 import pickle
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -14,8 +15,8 @@ from keyswitch_engine import registry
 from keyswitch_engine.deadline import TimeLimits, Watch
 from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.egress import FOREIGN_ERRORS, translate
-from keyswitch_engine.error_rules import retry_after
 from keyswitch_engine.errors import LimitExceeded, Reason
+from keyswitch_engine.retry_after import retry_after
 from keyswitch_engine.secret import Secret, scrub
 
 # provider, status, body, reason: forms in which providers report failures, in our own words
@@ -99,6 +100,54 @@ def test_retry_after_may_be_a_date() -> None:
 def test_a_retry_after_that_makes_no_sense_is_none(value: str) -> None:
     """Nonsense is no delay at all."""
     assert retry_after({"retry-after": value}) is None
+
+
+RESETS: list[tuple[dict[str, str], float | None]] = [
+    ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360),
+    ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1h2m3.5s"}, 3723.5),
+    ({"x-ratelimit-reset-tokens": "120ms"}, 0.12),
+    ({"x-ratelimit-reset-requests-day": "33011.25"}, 33011.25),
+    ({"ratelimitbysize-remaining": "0", "ratelimitbysize-reset": "15"}, 15),
+    # The window that is used up is what was hit, the last one to open if there are several.
+    ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "9s",
+      "x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "2s"}, 2),
+    ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9s",
+      "x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "2s"}, 9),
+    ({"x-ratelimit-remaining-tokens": "12", "x-ratelimit-reset-tokens": "2s"}, 2),
+    ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "9s",
+      "x-ratelimit-remaining-tokens": "7", "x-ratelimit-reset-tokens": "2s"}, None),
+    # A past time is no delay; what makes no sense is none at all.
+    ({"anthropic-ratelimit-tokens-reset": "2024-01-01T00:00:00Z"}, 0),
+    ({"x-ratelimit-reset": "1700000000"}, 0),
+    ({"x-ratelimit-reset": "1700000000000"}, 0),
+    ({"x-ratelimit-reset": "soon"}, None),
+    ({"x-ratelimit-reset": "2024-01-01T00:00:00"}, None),
+    ({"x-ratelimit-reset": "900000000"}, None),
+    ({"x-ratelimit-reset": ""}, None),
+    ({"retry-after": "3", "x-ratelimit-reset": "9"}, 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("headers", "seconds"), RESETS)
+def test_a_rate_limit_may_tell_its_delay_by_the_windows_it_counts(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    """Spans, seconds, times and epochs of the used-up window are the delay where no Retry-After stands."""
+    assert read_error(b"", 429, (), headers).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "form", [str, lambda at: str(at * 1000), lambda at: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))]
+)
+def test_a_window_may_open_at_a_time(form: Callable[[int], str]) -> None:
+    """An epoch in seconds or milliseconds and a time become the seconds until then."""
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": form(int(time.time()) + 100)}
+    assert 90 <= (read_error(b"", 429, (), headers).retry_after or 0) <= 100
+
+
+def test_windows_matter_to_rate_limits_alone() -> None:
+    """Other failures carry the same headers and ask for no delay."""
+    assert read_error(b"", 500, (), {"x-ratelimit-reset-requests": "9s"}).retry_after is None
 
 
 def test_a_secret_shows_itself_to_nobody() -> None:

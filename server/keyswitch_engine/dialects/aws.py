@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from keyswitch_engine.error_rules import ErrorRule, provider_error, request_id, retry_after
+from keyswitch_engine.error_rules import ErrorRule, provider_error, request_id
 from keyswitch_engine.errors import ProviderError, Reason
+from keyswitch_engine.retry_after import retry_after
 from keyswitch_engine.wire.aws_event_stream import AwsMessage
 
 __all__ = ["AWS_STREAM", "read_aws_error", "read_exception"]

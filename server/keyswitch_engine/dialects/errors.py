@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from keyswitch_engine.error_rules import ErrorRule, provider_error, request_id, retry_after
-from keyswitch_engine.errors import ProviderError
+from keyswitch_engine.error_rules import ErrorRule, provider_error, request_id
+from keyswitch_engine.errors import ProviderError, Reason
+from keyswitch_engine.retry_after import retry_after, window_reset
 
 __all__ = ["read_error"]
 
@@ -47,7 +48,12 @@ def read_error(
     error.message = message or f"the provider answered with HTTP status {status} and no explanation"
     error.upstream_status = status
     error.upstream_request_id = request_id(headers)
-    error.retry_after = delay if (asked := retry_after(headers)) is None else asked
+    if (asked := retry_after(headers)) is not None:
+        error.retry_after = asked
+    elif delay is not None or error.reason is not Reason.PROVIDER_RATE_LIMITED:
+        error.retry_after = delay
+    else:
+        error.retry_after = window_reset(headers)
     return error
 
 
