@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from keyswitch_engine import registry
 from keyswitch_engine.credential import (
     ApiKey,
@@ -258,11 +258,24 @@ async def test_a_refused_service_account_is_an_invalid_credential(
     assert len(list(sandbox.journal)) == before
 
 
+PKCS8 = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+UNENCRYPTED = serialization.NoEncryption()
+NO_KEYS = {
+    "no PEM": "no key",
+    "not RSA": ec.generate_private_key(ec.SECP256R1()).private_bytes(*PKCS8, UNENCRYPTED).decode(),
+    "encrypted": ec.generate_private_key(ec.SECP256R1())
+    .private_bytes(*PKCS8, serialization.BestAvailableEncryption(b"x"))
+    .decode(),
+}
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
 async def test_a_key_that_is_none_is_an_invalid_credential(
-    dispatcher: Dispatcher, sandbox: Sandbox, token_endpoint: TokenEndpoint
+    dispatcher: Dispatcher, sandbox: Sandbox, token_endpoint: TokenEndpoint, key: str
 ) -> None:
-    """A private key that cannot be read is told apart from a failure of the provider."""
-    broken = GoogleServiceAccount("me@my-project.example", Secret("no key"), "1", "my-project")
+    """A private key that cannot be used is told apart from a failure of the provider."""
+    broken = GoogleServiceAccount("me@my-project.example", Secret(NO_KEYS[key]), "1", "my-project")
     with pytest.raises(DispatchError) as raised:
         await dispatcher.generate(vertex(sandbox, token_endpoint, broken))
     assert raised.value.reason is Reason.INVALID_CREDENTIAL
+    assert token_endpoint.asked == []

@@ -114,12 +114,13 @@ def _assertion(account: GoogleServiceAccount, url: str) -> str:
         raise Unavailable(
             Reason.UNSUPPORTED_FEATURE, "this installation lacks the extra 'vertex', which signs for service accounts"
         ) from error
+    now = int(time.time())
+    claims = {"iss": account.client_email, "scope": _SCOPE, "aud": url, "iat": now, "exp": now + _LIFETIME}
     try:
         signer = crypt.RSASigner.from_string(  # type: ignore[no-untyped-call] # the library has no types here
             account.private_key.reveal(), account.private_key_id or None
         )
-    except ValueError:
-        raise ProviderError(Reason.INVALID_CREDENTIAL, "the service account's private key cannot be read") from None
-    now = int(time.time())
-    claims = {"iss": account.client_email, "scope": _SCOPE, "aud": url, "iat": now, "exp": now + _LIFETIME}
-    return bytes(jwt.encode(signer, claims)).decode()  # type: ignore[no-untyped-call] # likewise
+        return bytes(jwt.encode(signer, claims)).decode()  # type: ignore[no-untyped-call] # likewise
+    except (ValueError, TypeError):  # TypeError: the library's word for keys that are encrypted or not RSA
+        message = "the service account's private key is no unencrypted RSA key in PEM"
+        raise ProviderError(Reason.INVALID_CREDENTIAL, message) from None
