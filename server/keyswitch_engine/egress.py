@@ -14,17 +14,16 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import aiohttp
 import msgspec
 from yarl import URL
 
 from keyswitch_engine.errors import DispatchError, LimitExceeded, ProtocolError, ProviderError, Reason, StreamTruncated
+from keyswitch_engine.ip_ranges import Network, is_allowed
 
 __all__ = ["FOREIGN_ERRORS", "Answer", "BlockedAddressError", "Egress", "EgressPolicy", "Timing", "translate"]
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _READ_BUFFER = 64 * 1024
 _MAX_HEADER = 64 * 1024
@@ -35,7 +34,7 @@ class EgressPolicy(msgspec.Struct, frozen=True):
     """Where calls may go beside public addresses over https; by default nowhere."""
 
     private_networks: tuple[Network, ...] = ()
-    """Networks that are not public but allowed all the same."""
+    """Networks that are not public but allowed all the same; metadata services in them are not."""
     plain_http_hosts: frozenset[str] = frozenset()
     """Hosts that may be called without TLS, in lower case and without a port."""
 
@@ -220,17 +219,9 @@ class Egress:
         """Open a socket for one address, if that is allowed; aiohttp calls this for every candidate."""
         family, kind, protocol, _, sockaddr = address
         ip = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
-        if not self._allowed(ip):
+        if not is_allowed(ip, self._policy.private_networks):
             raise BlockedAddressError("address not allowed")
         return socket.socket(family=family, type=kind, proto=protocol)
-
-    def _allowed(self, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-        """Tell whether an address may be called. Link-local ones, where metadata services live, never may."""
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        if ip.is_link_local or ip.is_multicast or ip.is_unspecified:
-            return False
-        return ip.is_global or any(ip in network for network in self._policy.private_networks)
 
 
 class Timing:
