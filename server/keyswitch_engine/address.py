@@ -1,8 +1,8 @@
 """Where a surface is for one call: its URLs with their parameters filled in.
 
 Parameters come from the target (`region`) and from the credential that the call uses (a resource, a project, an
-account). A value never widens where a call may go: in a host it is one or more labels below the provider's own domain,
-in a path it is quoted.
+account). A value never widens where a call may go: in a host it is one label, or a part of one, below the provider's
+own domain; elsewhere it is one segment, quoted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from keyswitch_engine.provider import D, Provider, Surface
 
 __all__ = ["at_address", "parameters", "placed"]
 
-_LABELS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]|\.(?=[A-Za-z0-9])){0,126}")
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_SEGMENT = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f/\\%?#]+")
 
 
 def parameters(provider: Provider, credential: Credential, region: str) -> Mapping[str, str]:
@@ -72,8 +73,10 @@ def _fill(provider: Provider, template: str, values: Mapping[str, str]) -> str:
         if not value:
             raise InvalidRequest([Violation(field, f"{provider.id} needs its {name}")])
         in_host = holder in urlsplit(template).netloc
-        if in_host and not _LABELS.fullmatch(value):
-            raise InvalidRequest([Violation(field, f"the {name} can only hold letters, digits, dots and hyphens")])
+        if in_host and not _LABEL.fullmatch(value):
+            raise InvalidRequest([Violation(field, f"the {name} can only hold letters, digits and inner hyphens")])
+        if not _SEGMENT.fullmatch(value):
+            raise InvalidRequest([Violation(field, f"the {name} is no single segment of a path")])
         if in_host:
             scheme, _, rest = template.partition("://")
             host, slash, path = rest.partition("/")

@@ -12,6 +12,8 @@ from keyswitch_engine.events import Cost, Usage
 __all__ = ["PriceTable", "Prices"]
 
 _NANO: Final = 1_000_000_000
+_MOST: Final = (1 << 63) - 1
+"""What the contract can hold; more is a count that is not true."""
 
 
 class Prices(Protocol):
@@ -41,17 +43,18 @@ class PriceTable:
         """Return the cost; see `Prices.cost`."""
         if not table_id or usage is None or usage.input_tokens is None or usage.output_tokens is None:
             return None
-        counted = self._prices.Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_read_tokens=usage.cache_read_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-        )
         try:
+            counted = self._prices.Usage(
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cache_read_tokens=usage.cache_read_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
+            )
             price = self._prices.calc_price(counted, model, provider_id=table_id)
-        except (LookupError, ValueError):  # a model that the table does not have, or counts that contradict each other
+        except (LookupError, ValueError):  # a model that the table does not have, or counts that none can be
             return None
-        return Cost(round(price.total_price * _NANO), self._source, self._date)
+        nano_usd = round(price.total_price * _NANO)
+        return Cost(nano_usd, self._source, self._date) if nano_usd <= _MOST else None
 
 
 def _newest_price(providers: Iterable[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -34,6 +34,8 @@ class ModelPage(msgspec.Struct, frozen=True):
     next_token: str = ""
 
 
+_MOST: Final = 1 << 53
+"""The largest number that every reader of JSON holds exactly; no context has as many tokens."""
 _ANY = msgspec.json.Decoder(dict[str, Any] | list[Any])
 _Row: TypeAlias = Mapping[str, Any]
 
@@ -90,9 +92,8 @@ class ModelListing:
 
     def _model(self, row: _Row) -> ProviderModel:
         """Read one row."""
-        found = _first(row, self._ids, str) or ""
-        context = _first(row, self._contexts, int)
-        return ProviderModel(found.removeprefix("models/"), _first(row, self._names, str) or "", context)
+        found = _first(row, self._ids).removeprefix("models/")
+        return ProviderModel(found, _first(row, self._names), _first_count(row, self._contexts))
 
     def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         """Read an answer with a status of 300 or more. Header names are lower-case."""
@@ -100,11 +101,16 @@ class ModelListing:
         return reader(body, status, profile.error_rules, headers)
 
 
-def _first(row: _Row, names: tuple[str, ...], kind: type[Any]) -> Any:
-    """Return the first of several fields that is there and of a kind."""
+def _first(row: _Row, names: tuple[str, ...]) -> str:
+    """Return the first of several fields that is a text; empty if none is."""
+    return next((value for name in names if isinstance(value := row.get(name), str) and value), "")
+
+
+def _first_count(row: _Row, names: tuple[str, ...]) -> int | None:
+    """Return the first of several fields that can be a number of tokens; None if none can."""
     for name in names:
         value = row.get(name)
-        if isinstance(value, kind) and value:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST:
             return value
     return None
 

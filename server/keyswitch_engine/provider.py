@@ -17,7 +17,7 @@ from keyswitch_engine.dialects import DIALECTS, TOKEN_COUNTERS
 from keyswitch_engine.dialects.base import Dialect, Flags, Profile, TokenCounter
 from keyswitch_engine.embeddings import EMBEDDINGS, EmbeddingDialect
 from keyswitch_engine.error_rules import ErrorRule
-from keyswitch_engine.errors import ProviderError
+from keyswitch_engine.errors import ProviderError, Reason
 from keyswitch_engine.model_listing import LISTINGS, ModelListing
 
 __all__ = [
@@ -26,12 +26,14 @@ __all__ = [
     "Auth",
     "Provider",
     "ProviderFile",
+    "RowError",
     "Speaks",
     "Surface",
     "SurfaceTable",
     "build_provider",
     "check_parameters",
     "host_of",
+    "schema_error",
 ]
 
 SCHEMA_VERSION = 1
@@ -39,6 +41,26 @@ SCHEMA_VERSION = 1
 
 PARAMETERS = frozenset({"region", "organization", "project", "resource", "api_version", "account_id", "gateway_id"})
 """What may stand in braces in a URL: the target's region, or the field of the credential with that name."""
+
+
+class RowError(ValueError):
+    """A provider file says something wrong; `key` tells where, for example `dialects[0].path`, and may be empty."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        """Say what is wrong with the value of *key*."""
+        super().__init__(f"{key}: {problem}" if key else problem)
+        self.key = key
+
+
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.+)`")
+
+
+def schema_error(error: msgspec.ValidationError, table: str = "") -> RowError:
+    """Return what msgspec found wrong, by the key that it names, which is below *table*."""
+    problem, _, path = str(error).partition(" - at `$")
+    unknown = _UNKNOWN_FIELD.search(problem)
+    keys = (table, path.rstrip("`").lstrip("."), unknown[1] if unknown else "")
+    return RowError(".".join(key for key in keys if key), problem)
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +75,10 @@ class Auth(_Row, frozen=True):
     header: str = ""
     scheme: str = "Bearer"
     """Word before the key in `Authorization`."""
-    accepts: tuple[str, ...] = ("api_key", "bearer_token")
+    accepts: tuple[Literal["api_key", "bearer_token", "aws", "google", "azure", "cloudflare", "none"], ...] = (
+        "api_key",
+        "bearer_token",
+    )
     """Kinds of credential, as the contract's `Credential` names its fields; `none` makes a credential optional."""
     organization_header: str = ""
     project_header: str = ""
@@ -109,10 +134,11 @@ class ProviderFile(_Row, frozen=True):
     doubtful: tuple[str, ...] = ()
 
 
-def _tables(file: ProviderFile) -> list[SurfaceTable]:
-    """Return every table of a file that has an address."""
-    others = (file.model_listing, file.embeddings, file.token_counting)
-    return [*file.dialects, *(table for table in others if table is not None)]
+def _tables(file: ProviderFile) -> dict[str, SurfaceTable]:
+    """Return every table of a file that has an address, by its key."""
+    dialects = {f"dialects[{number}]": table for number, table in enumerate(file.dialects)}
+    others = {name: getattr(file, name) for name in ("model_listing", "embeddings", "token_counting")}
+    return dialects | {name: table for name, table in others.items() if table is not None}
 
 
 class Speaks(Protocol):
@@ -185,6 +211,27 @@ _ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _RESERVED = frozenset({"platform"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_IN_PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*"
+_PATH = re.compile(rf"/(?!/){_IN_PATH}(\?{_IN_PATH})?")
+_BASE_URL = re.compile(rf"(?i:https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?(/{_IN_PATH})?")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+
+_ANSWERABLE = frozenset(
+    {
+        Reason.INVALID_CREDENTIAL,
+        Reason.CREDENTIAL_NOT_PERMITTED,
+        Reason.INSUFFICIENT_CREDIT,
+        Reason.PROVIDER_REJECTED_REQUEST,
+        Reason.MODEL_NOT_FOUND,
+        Reason.CONTEXT_OVERFLOW,
+        Reason.CONTENT_REFUSED,
+        Reason.PROVIDER_RATE_LIMITED,
+        Reason.PROVIDER_OVERLOADED,
+        Reason.PROVIDER_UNAVAILABLE,
+    }
+)
+"""What an error that a provider answers with can mean; other reasons are the service's own to find."""
 
 
 def host_of(url: str) -> str:
@@ -199,42 +246,49 @@ def build_provider(file: ProviderFile) -> Provider:
     """Check a file and build the provider.
 
     Raises:
-        ValueError: something in it is wrong; the message says what.
+        RowError: something in it is wrong.
     """
     if file.schema != SCHEMA_VERSION:
-        raise ValueError(f"schema {file.schema} is not {SCHEMA_VERSION}, the only one known")
-    for name in (file.id, *file.aliases):
-        if not _ID.fullmatch(name) or name in _RESERVED:
-            raise ValueError(f"{name!r} cannot name a provider")
+        raise RowError("schema", f"{file.schema} is not {SCHEMA_VERSION}, the only one known")
+    for key, names in (("id", (file.id,)), ("aliases", file.aliases)):
+        for name in names:
+            if not _ID.fullmatch(name) or name in _RESERVED:
+                raise RowError(key, f"{name!r} cannot name a provider")
+    if file.vendor_token and not _ID.fullmatch(file.vendor_token):
+        raise RowError("vendor_token", f"{file.vendor_token!r} is not made of lower-case letters, digits, '.' and '-'")
+    if file.strip_own_prefix and not file.vendor_token:
+        raise RowError("strip_own_prefix", "without a vendor_token there is no prefix to drop")
     if not file.dialects:
-        raise ValueError("at least one [[dialects]] table is needed")
+        raise RowError("dialects", "at least one [[dialects]] table is needed")
     if file.default_model and file.models and file.default_model not in file.models:
-        raise ValueError(f"the default model {file.default_model!r} is not among the models listed")
-    if file.auth.style == "header" and not file.auth.header:
-        raise ValueError("auth.header is needed with style 'header'")
+        raise RowError("default_model", f"the default model {file.default_model!r} is not among the models listed")
     if bool(file.foreign_id_form) != (file.router or file.hosts_foreign_models):
-        raise ValueError("foreign_id_form belongs to routers and hosts of foreign models, and only to them")
+        raise RowError("foreign_id_form", "it belongs to routers and hosts of foreign models, and only to them")
     _check_urls(file)
+    _check_headers(file)
+    _check_errors(file)
     return Provider(
         id=file.id,
         name=file.name,
         base_url=file.base_url.rstrip("/"),
-        dialects=tuple(_surface(file, table, DIALECTS) for table in file.dialects),
-        model_listing=_surface(file, file.model_listing, LISTINGS) if file.model_listing is not None else None,
-        embeddings=_surface(file, file.embeddings, EMBEDDINGS) if file.embeddings is not None else None,
-        token_counting=_surface(file, file.token_counting, TOKEN_COUNTERS) if file.token_counting is not None else None,
+        dialects=tuple(
+            _surface(file, f"dialects[{number}]", table, DIALECTS) for number, table in enumerate(file.dialects)
+        ),
+        model_listing=_offer(file, "model_listing", LISTINGS),
+        embeddings=_offer(file, "embeddings", EMBEDDINGS),
+        token_counting=_offer(file, "token_counting", TOKEN_COUNTERS),
         auth=file.auth,
         aliases=file.aliases,
         vendor_token=file.vendor_token,
         default_model=file.default_model,
         small_model=file.small_model,
         models=file.models,
-        matchers=tuple(_pattern(matcher) for matcher in file.matchers),
+        matchers=tuple(_pattern("matchers", matcher) for matcher in file.matchers),
         strip_own_prefix=file.strip_own_prefix,
         router=file.router,
-        foreign_id_form=_pattern(file.foreign_id_form) if file.foreign_id_form else None,
+        foreign_id_form=_pattern("foreign_id_form", file.foreign_id_form) if file.foreign_id_form else None,
         key_variables=file.key_variables,
-        key_pattern=_pattern(file.key_pattern) if file.key_pattern else None,
+        key_pattern=_pattern("key_pattern", file.key_pattern) if file.key_pattern else None,
         parameters=file.parameters,
         regional_base_urls=file.regional_base_urls,
         prices=file.prices,
@@ -242,51 +296,107 @@ def build_provider(file: ProviderFile) -> Provider:
 
 
 def _check_urls(file: ProviderFile) -> None:
-    """Check every base URL."""
-    for url in (file.base_url, *(table.base_url for table in _tables(file)), *file.regional_base_urls.values()):
-        parts = urlsplit(_PLACEHOLDER.sub("x", url or file.base_url))
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment or parts.username:
-            raise ValueError(f"base_url {url!r} is no plain http or https URL")
+    """Check every base URL and path: together they may lead nowhere but to the host that the base URL shows."""
+    urls = {"base_url": file.base_url}
+    urls |= {f"regional_base_urls.{region}": url for region, url in file.regional_base_urls.items()}
+    for key, table in _tables(file).items():
+        if table.base_url:
+            urls[f"{key}.base_url"] = table.base_url
+        for name, path in (("path", table.path), ("stream_path", table.stream_path)):
+            if (path or name == "path") and not _PATH.fullmatch(_PLACEHOLDER.sub("x", path)):
+                raise RowError(f"{key}.{name}", f"{path!r} is no path that begins with a single '/'")
+    for key, url in urls.items():
+        if not _is_base_url(url):
+            raise RowError(key, f"{url!r} is no plain http or https URL")
+    token_url = file.auth.token_url
+    if not _is_base_url(token_url) or not token_url.startswith("https://") or "{" in token_url:
+        raise RowError("auth.token_url", f"{token_url!r} is no plain https URL")
+
+
+def _is_base_url(url: str) -> bool:
+    """Tell whether a URL is scheme, host, port and path alone; parameters may stand in it."""
+    plain = _PLACEHOLDER.sub("x", url)
+    if "{model}" in url or not _BASE_URL.fullmatch(plain):
+        return False
+    try:
+        return urlsplit(plain).port != 0
+    except ValueError:  # a port out of range, or brackets around no address
+        return False
+
+
+def _check_headers(file: ProviderFile) -> None:
+    """Check that what becomes a header can be one."""
+    auth = file.auth
+    if auth.style == "header" and not auth.header:
+        raise RowError("auth.header", "it is needed with style 'header'")
+    for name in ("header", "scheme", "organization_header", "project_header"):
+        text = getattr(auth, name)
+        if text and not _HEADER_NAME.fullmatch(text):
+            raise RowError(f"auth.{name}", f"{text!r} cannot stand in a header")
+    headers = {"headers": file.headers} | {f"{key}.headers": table.headers for key, table in _tables(file).items()}
+    for key, values in headers.items():
+        for name, value in values.items():
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                raise RowError(key, f"{name!r} = {value!r} is no header of printable ASCII")
+
+
+def _check_errors(file: ProviderFile) -> None:
+    """Check the rows of the table of errors."""
+    for number, rule in enumerate(file.errors):
+        _pattern(f"errors[{number}].code", rule.code)
+        _pattern(f"errors[{number}].message", rule.message)
+        if rule.reason not in _ANSWERABLE:
+            raise RowError(f"errors[{number}].reason", f"no error of a provider's means {rule.reason.value}")
 
 
 def check_parameters(file: ProviderFile) -> None:
     """Check that what stands in braces in URLs and what the file calls a parameter are the same.
 
     Raises:
-        ValueError: they are not.
+        RowError: they are not.
     """
     unknown = sorted(file.parameters.keys() - PARAMETERS)
     if unknown:
-        raise ValueError(f"parameter {unknown[0]!r} is not one of {', '.join(sorted(PARAMETERS))}")
+        raise RowError(f"parameters.{unknown[0]}", f"it is not one of {', '.join(sorted(PARAMETERS))}")
+    tables = _tables(file)
     texts = [
         file.base_url,
-        *(table.base_url + table.path + table.stream_path for table in _tables(file)),
+        *(table.base_url + table.path + table.stream_path for table in tables.values()),
         *file.regional_base_urls.values(),
     ]
     used = set(_PLACEHOLDER.findall(" ".join(texts))) - {"model"}
     for name in sorted(used ^ file.parameters.keys()):
-        raise ValueError(f"parameter {name!r} has to be both in [parameters] and in a URL")
-    for table in _tables(file):
+        raise RowError(f"parameters.{name}", "a parameter has to be both in [parameters] and in a URL")
+    for key, table in tables.items():
         if missing := sorted(set(table.needs) - file.parameters.keys()):
-            raise ValueError(f"{table.name}: needs {missing[0]!r}, which is no parameter")
+            raise RowError(f"{key}.needs", f"{missing[0]!r} is no parameter")
     if file.regional_base_urls and "region" not in file.parameters:
-        raise ValueError("regional_base_urls needs the parameter 'region'")
+        raise RowError("regional_base_urls", "they need the parameter 'region'")
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _pattern(key: str, text: str) -> re.Pattern[str]:
     """Compile a pattern of a file."""
     try:
         return re.compile(text)
-    except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from error
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise RowError(key, f"{text!r} is no regular expression: {error}") from error
 
 
-def _surface(file: ProviderFile, table: SurfaceTable, known: Mapping[str, D]) -> Surface[D]:
-    """Build a surface."""
+def _surface(file: ProviderFile, key: str, table: SurfaceTable, known: Mapping[str, D]) -> Surface[D]:
+    """Build the surface that the table *key* describes."""
     dialect = known.get(table.name)
     if dialect is None:
-        raise ValueError(f"dialect {table.name!r} is not one of {', '.join(sorted(known))}")
-    flags = msgspec.convert(table.compatibility, dialect.flags)
+        raise RowError(f"{key}.name", f"{table.name!r} is not one of {', '.join(sorted(known))}")
+    try:
+        flags = msgspec.convert(table.compatibility, dialect.flags)
+    except msgspec.ValidationError as error:
+        raise schema_error(error, f"{key}.compatibility") from error
     base_url = (table.base_url or file.base_url).rstrip("/")
     profile = Profile(file.id, table.path, flags, table.stream_path, file.errors)
     return Surface(dialect, profile, base_url, file.headers | table.headers, table.needs)
+
+
+def _offer(file: ProviderFile, key: str, known: Mapping[str, D]) -> Surface[D] | None:
+    """Build the surface of a table that not every file has."""
+    table = _tables(file).get(key)
+    return None if table is None else _surface(file, key, table, known)

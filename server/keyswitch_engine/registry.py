@@ -1,7 +1,7 @@
 """The registry: what is known of each provider, loaded from one TOML file each.
 
 Loading is strict and fails closed: an unknown key, a bad pattern, a name claimed twice or a wrong schema version raises
-`RegistryError` naming the file, since a row that is read half could send a key to the wrong place.
+`RegistryError` naming file and line, since a row that is read half could send a key to the wrong place.
 """
 
 from __future__ import annotations
@@ -9,44 +9,52 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from keyswitch_engine.provider import Provider, ProviderFile, SurfaceTable, build_provider, check_parameters
+from keyswitch_engine.provider import (
+    Provider,
+    ProviderFile,
+    RowError,
+    SurfaceTable,
+    build_provider,
+    check_parameters,
+    schema_error,
+)
 
-__all__ = ["Registry", "RegistryError", "load"]
+__all__ = ["Registry", "RegistryError", "folded", "load"]
 
 
 class RegistryError(Exception):
-    """A provider file is invalid; the message names the file, and where possible the key."""
+    """A provider file is invalid; the message names the file, and where they are known line and key."""
+
+
+def folded(name: str) -> str:
+    """Return the spelling by which a name is looked up: case does not matter, nor do `_` and `-`."""
+    return name.lower().replace("_", "-")
 
 
 class Registry:
     """Every provider, by id; immutable once built."""
 
     def __init__(self, providers: Iterable[Provider], fingerprint: str) -> None:
-        """Index *providers*.
-
-        Raises:
-            RegistryError: two of them claim a name.
-        """
+        """Index *providers*, no two of which claim the same name."""
         by_id = {provider.id: provider for provider in sorted(providers, key=lambda provider: provider.id)}
         self.providers: Mapping[str, Provider] = MappingProxyType(by_id)
         self.fingerprint = fingerprint
         """16 hexadecimal digits over the data; comments and order do not change it."""
-        self._names: dict[str, Provider] = {}
-        for provider in by_id.values():
-            for name in (provider.id, *provider.aliases):
-                other = self._names.setdefault(name.lower(), provider)
-                if other is not provider:
-                    raise RegistryError(f"{provider.id}: the name {name!r} belongs to {other.id} already")
+        self._names = {
+            folded(name): provider for provider in by_id.values() for name in (provider.id, *provider.aliases)
+        }
 
     def find(self, name: str) -> Provider | None:
-        """Return the provider with this id or alias, in any case; None if there is none."""
-        return self._names.get(name.lower())
+        """Return the provider with this id or alias, however it is `folded`; None if there is none."""
+        return self._names.get(folded(name))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,38 +72,98 @@ def load(directories: Sequence[pathlib.Path] = (), base_urls: Mapping[str, str] 
         RegistryError: a file is invalid or cannot be read, or *base_urls* names no provider.
     """
     built_in = pathlib.Path(str(importlib.resources.files("keyswitch_engine") / "providers"))
-    rows: dict[str, ProviderFile] = {}
+    files: dict[str, _File] = {}
     for directory in (built_in, *directories):
         if not directory.is_dir():
             raise RegistryError(f"{directory}: no such directory of provider files")
-        seen: dict[str, pathlib.Path] = {}
-        for file in sorted(directory.glob("*.toml")):
-            row = _read(file)
-            if row.id in seen:
-                raise RegistryError(f"{file}: the id {row.id!r} is taken by {seen[row.id]}")
-            seen[row.id] = file
-            rows[row.id] = row
+        seen: dict[str, _File] = {}
+        for path in sorted(directory.glob("*.toml")):
+            file = _read(path)
+            other = seen.setdefault(file.row.id, file)
+            if other is not file:
+                raise file.error(RowError("id", f"the id {file.row.id!r} is taken by {other.path}"))
+        files |= seen
+    _check_claims(files.values())
+    rows = {provider_id: file.row for provider_id, file in files.items()}
     for provider_id, url in base_urls.items():
         if provider_id not in rows:
             raise RegistryError(f"a base URL is set for {provider_id!r}, which is no provider")
-        rows[provider_id] = _moved(rows[provider_id], url)
+        try:
+            rows[provider_id] = _moved(rows[provider_id], url)
+            build_provider(rows[provider_id])
+        except ValueError as error:
+            raise RegistryError(f"the base URL set for {provider_id}: {error}") from error
     digest = hashlib.sha256(msgspec.json.encode([rows[key] for key in sorted(rows)], order="sorted"))
-    try:
-        providers = [build_provider(row) for row in rows.values()]
-    except ValueError as error:  # files were checked one by one, so this is a base URL of the operator's
-        raise RegistryError(str(error)) from error
-    return Registry(providers, digest.hexdigest()[:16])
+    return Registry([build_provider(row) for row in rows.values()], digest.hexdigest()[:16])
 
 
-def _read(file: pathlib.Path) -> ProviderFile:
+class _File(NamedTuple):
+    """A provider file that is valid by itself."""
+
+    path: pathlib.Path
+    text: str
+    row: ProviderFile
+
+    def error(self, problem: RowError) -> RegistryError:
+        """Return an error that says where in the file the *problem* is."""
+        return _located(self.path, self.text, problem)
+
+
+def _read(path: pathlib.Path) -> _File:
     """Read one provider file and check all that can be checked of it alone."""
+    text = ""
     try:
-        row = msgspec.toml.decode(file.read_bytes(), type=ProviderFile)
+        text = path.read_bytes().decode()
+        row = msgspec.toml.decode(text, type=ProviderFile)
         check_parameters(row)
         build_provider(row)
-    except (OSError, ValueError) as error:  # msgspec's and tomllib's errors are ValueErrors
-        raise RegistryError(f"{file}: {error}") from error
-    return row
+    except msgspec.ValidationError as error:
+        raise _located(path, text, schema_error(error)) from error
+    except RowError as error:
+        raise _located(path, text, error) from error
+    except (OSError, ValueError) as error:  # errors of syntax are ValueErrors, and say in which line they are
+        raise RegistryError(f"{path}: {error}") from error
+    return _File(path, text, row)
+
+
+def _check_claims(files: Iterable[_File]) -> None:
+    """Check files against each other: a name and a vendor token each belong to one provider."""
+    names: dict[str, _File] = {}
+    tokens: dict[str, _File] = {}
+    for file in files:
+        row = file.row
+        for key, claimed, owners in (
+            ("id", (row.id,), names),
+            ("aliases", row.aliases, names),
+            ("vendor_token", (row.vendor_token,) if row.vendor_token else (), tokens),
+        ):
+            for name in claimed:
+                owner = owners.setdefault(name, file)
+                if owner is not file:
+                    raise file.error(RowError(key, f"{name!r} belongs to {owner.row.id} already, see {owner.path}"))
+
+
+_HEADING = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]")
+_ENTRY = re.compile(r"\s*([\w.-]+)\s*=")
+
+
+def _located(path: pathlib.Path, text: str, problem: RowError) -> RegistryError:
+    """Return an error that says where a problem is: in the line of its key, or of the innermost table around it."""
+    line, longest, table = 0, -1, ""
+    arrays: dict[str, int] = {}
+    for number, content in enumerate(text.splitlines(), 1):
+        if heading := _HEADING.match(content):
+            first, dot, rest = heading[2].partition(".")
+            if heading[1] == "[[":
+                arrays[first] = arrays.get(first, -1) + 1
+            found = table = (f"{first}[{arrays[first]}]" if first in arrays else first) + dot + rest
+        elif entry := _ENTRY.match(content):
+            found = f"{table}.{entry[1]}" if table else entry[1]
+        else:
+            continue
+        if len(found) > longest and (problem.key == found or problem.key.startswith((f"{found}.", f"{found}["))):
+            line, longest = number, len(found)
+    return RegistryError(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
 
 
 def _moved(row: ProviderFile, url: str) -> ProviderFile:

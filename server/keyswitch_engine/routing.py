@@ -21,7 +21,7 @@ from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Unavai
 from keyswitch_engine.events import Billing, CredentialSource
 from keyswitch_engine.model_listing import ModelListing
 from keyswitch_engine.provider import D, Provider, Surface
-from keyswitch_engine.registry import Registry
+from keyswitch_engine.registry import Registry, folded
 from keyswitch_engine.route import ExcludedCandidate, Route, Target
 
 __all__ = ["find_provider", "resolve", "resolve_embeddings", "resolve_model_listing", "resolve_token_counting"]
@@ -143,7 +143,7 @@ def find_provider(registry: Registry, name: str, *, field: str = "target.provide
     provider = registry.find(name)
     if provider is not None:
         return provider
-    near = difflib.get_close_matches(name.lower(), registry.names, n=1)
+    near = difflib.get_close_matches(folded(name), registry.names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise RequestError(
         Reason.UNKNOWN_PROVIDER, f"unknown provider; known are {', '.join(registry.providers)}{hint}", field=field
@@ -242,7 +242,7 @@ def _vendor_of(registry: Registry, model: str) -> Provider | None:
         token, found, rest = model.partition(separator)
         if found and rest:
             for provider in registry.providers.values():
-                if provider.vendor_token and provider.vendor_token == token.lower():
+                if provider.vendor_token and provider.vendor_token == folded(token):
                     return provider
     return None
 
@@ -277,7 +277,7 @@ def _native_model(provider: Provider, model: str) -> tuple[str, str]:
     if provider.strip_own_prefix and model not in provider.models:
         for separator in "/:":
             token, found, rest = model.partition(separator)
-            if found and rest and token.lower() == provider.vendor_token and (not provider.router or "/" in rest):
+            if found and rest and folded(token) == provider.vendor_token and (not provider.router or "/" in rest):
                 return rest, f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
     return model, "the model id goes through as it is"
 
@@ -344,7 +344,40 @@ def _warnings(registry: Registry, provider: Provider, credential: ProviderCreden
     """Say so if the key looks like another provider's. Shapes change, so this is no refusal."""
     match credential.credential:
         case ApiKey(key=key) if provider.key_pattern and not provider.key_pattern.search(key.reveal()):
-            for other in registry.providers.values():
-                if other.key_pattern and other is not provider and other.key_pattern.search(key.reveal()):
-                    return (f"the key for {provider.id} has the shape of a key for {other.id}",)
+            if owner := _owner_of_shape(registry, provider, key.reveal()):
+                return (f"the key for {provider.id} has the shape of a key for {owner}",)
     return ()
+
+
+def _owner_of_shape(registry: Registry, provider: Provider, key: str) -> str:
+    """Return the only provider whose keys begin as this one does; empty if there is none, or several."""
+    patterns = {row.id: row.key_pattern for row in registry.providers.values() if row.key_pattern is not None}
+    prefixes = {
+        name: _fixed_prefix(pattern, key)
+        for name, pattern in patterns.items()
+        if name != provider.id and pattern.search(key)
+    }
+    if not prefixes:
+        return ""
+    owner = max(prefixes, key=lambda name: len(prefixes[name]))
+    prefix = prefixes[owner]
+    shared = re.compile(r"(^|[\^(|])" + re.escape(prefix))  # where a pattern or a branch of it begins like that
+    if any(
+        name != owner and (prefixes.get(name) == prefix or shared.search(pattern.pattern))
+        for name, pattern in patterns.items()
+    ):
+        return ""
+    return owner
+
+
+_STAND_INS = "abAB01-_."
+"""One of each class of characters that patterns of keys tell apart, and another in case the key has that one."""
+
+
+def _fixed_prefix(pattern: re.Pattern[str], key: str) -> str:
+    """Return the characters at the beginning of a matching key that cannot be others."""
+    for place, character in enumerate(key):
+        others = (key[:place] + other + key[place + 1 :] for other in _STAND_INS if other != character)
+        if any(pattern.search(other) for other in others):
+            return key[:place]
+    return key

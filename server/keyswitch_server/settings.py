@@ -31,6 +31,7 @@ class InvalidSettingsError(Exception):
 
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _MEBIBYTE = 1024 * 1024
+_MAX_PORT = 65_535
 
 
 class Settings(BaseSettings):
@@ -95,6 +96,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources; `.env` files and secret directories are none of them."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @pydantic.field_validator("listen")
+    @classmethod
+    def _port_exists(cls, listen: str) -> str:
+        port = listen.rpartition(":")[2]
+        if int(port) > _MAX_PORT:
+            raise ValueError(f"there is no port {port}; the highest is {_MAX_PORT}")
+        return listen
 
     @pydantic.model_validator(mode="after")
     def _loopback_unless_told(self) -> Settings:

@@ -36,6 +36,9 @@ def test_a_known_model_has_a_price_in_proportion_to_its_tokens(prices: PriceTabl
         ("openai", "gpt-4o", Usage(None, 1)),
         ("openai", "gpt-4o", Usage(1, None)),
         ("openai", "gpt-4o", Usage(1, 1, cache_read_tokens=5)),
+        ("openai", "gpt-4o", Usage(-1, 1)),
+        ("openai", "gpt-4o", Usage(1, 1, cache_write_tokens=-1)),
+        ("openai", "gpt-4o", Usage(10**30, 1)),
     ],
 )
 def test_what_is_not_known_has_no_cost(prices: PriceTable, table: str, model: str, usage: Usage | None) -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import pathlib
 import re
+from typing import get_args, get_type_hints
 
 import keyswitch_engine.dialects
 import pytest
+from keyswitch.v1 import credential_pb2
 from keyswitch_engine import dialects
 from keyswitch_engine.dialects import DIALECTS
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
+from keyswitch_engine.provider import Auth
 from keyswitch_engine.registry import RegistryError, load
 
 ROW = """schema = 1
@@ -77,8 +80,8 @@ def test_an_operator_adds_and_replaces_rows(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("schema = 1", "schema = 2"), "schema 2"),
-        (("name =", "nmae ="), "nmae"),
+        (("schema = 1", "schema = 2"), "made-up.toml:1: schema: 2"),
+        (("name =", "nmae ="), "made-up.toml:3: nmae: "),
         (('id = "made-up"', 'id = "Made Up"'), "cannot name a provider"),
         (('id = "made-up"', 'id = "platform"'), "cannot name a provider"),
         (('models = ["large"]', 'models = ["small"]'), "default model"),
@@ -92,6 +95,50 @@ def test_an_operator_adds_and_replaces_rows(tmp_path: pathlib.Path) -> None:
         (("[[dialects]]", '[auth]\nstyle = "header"\n[[dialects]]'), "auth.header"),
         (("[[dialects]]", "[[dialects"), "made-up.toml"),
         (("[[dialects]]", '[[errors]]\nreason = "NOPE"\n[[dialects]]'), "NOPE"),
+        (('path = "/', 'path = "'), "made-up.toml:10: dialects[0].path: "),
+        (('path = "/', 'path = ".attacker.test/'), "dialects[0].path"),
+        (('path = "/', 'path = "@attacker.test/'), "dialects[0].path"),
+        (('path = "/', 'path = "//'), "dialects[0].path"),
+        (('path = "/', 'path = "/\\\\'), "dialects[0].path"),
+        (('path = "/', 'path = "/\\n'), "dialects[0].path"),
+        (('path = "/', 'path = "/ '), "dialects[0].path"),
+        (('path = "/', 'path = "/#'), "dialects[0].path"),
+        (('path = "/', 'path = "/é'), "dialects[0].path"),
+        (('path = "/', 'path = "/{'), "dialects[0].path"),
+        (('path = "/', 'stream_path = "x"\npath = "/'), "made-up.toml:10: dialects[0].stream_path: "),
+        (("[[dialects]]", '[embeddings]\nname = "openai"\npath = "x"\n[[dialects]]'), ":10: embeddings.path: "),
+        (("/v1", ":65536/v1"), "made-up.toml:4: base_url: "),
+        (("/v1", ":0/v1"), "base_url"),
+        (("/v1", ":/v1"), "base_url"),
+        (("/v1", "\\\\@attacker.test"), "base_url"),
+        (("/v1", "/{model}"), "base_url"),
+        (("/v1", "/v1?"), "base_url"),
+        (("made-up.example", "[::::]"), "base_url"),
+        (("[[dialects]]", '[headers]\nx-a = "a\\r\\nx-b: b"\n[[dialects]]'), "made-up.toml:8: headers: 'x-a'"),
+        (("[[dialects]]", '[headers]\nx-a = "\\u0000"\n[[dialects]]'), "headers"),
+        (("[[dialects]]", '[headers]\nx-a = "é"\n[[dialects]]'), "headers"),
+        (("[[dialects]]", '[headers]\n"x a" = "1"\n[[dialects]]'), "headers"),
+        (('path = "/', 'headers = { "x:" = "1" }\npath = "/'), "made-up.toml:10: dialects[0].headers: "),
+        (("[[dialects]]", '[auth]\nscheme = "Key\\n"\n[[dialects]]'), "auth.scheme"),
+        (("[[dialects]]", '[auth]\nproject_header = "x y"\n[[dialects]]'), "auth.project_header"),
+        (("[[dialects]]", '[auth]\naccepts = ["api_keys"]\n[[dialects]]'), "made-up.toml:9: auth.accepts[0]: "),
+        (("[[dialects]]", '[auth]\ntoken_url = "http://127.0.0.1/"\n[[dialects]]'), "auth.token_url"),
+        (("[[dialects]]", '[auth]\ntoken_url = "https://a@b/"\n[[dialects]]'), "auth.token_url"),
+        (("[[dialects]]", '[[errors]]\nreason = "INTERNAL"\n[[dialects]]'), "errors[0].reason"),
+        (("[[dialects]]", '[[errors]]\nreason = "MISSING_CREDENTIAL"\n[[dialects]]'), "errors[0].reason"),
+        (("[[dialects]]", '[[errors]]\nreason = "STREAM_TRUNCATED"\n[[dialects]]'), "errors[0].reason"),
+        (
+            (
+                "[[dialects]]",
+                '[[errors]]\nreason = "MODEL_NOT_FOUND"\n[[errors]]\nreason = "MODEL_NOT_FOUND"\ncode = "("\n[[dialects]]',
+            ),
+            "made-up.toml:12: errors[1].code: ",
+        ),
+        (("[[dialects]]", '[[errors]]\nreason = "MODEL_NOT_FOUND"\nmessage = "*"\n[[dialects]]'), "errors[0].message"),
+        (("[[dialects]]", 'vendor_token = "Made"\n[[dialects]]'), "made-up.toml:8: vendor_token: "),
+        (("[[dialects]]", "strip_own_prefix = true\n[[dialects]]"), "strip_own_prefix"),
+        (("[[dialects]]", '[parameters]\ncolour = ""\n[[dialects]]'), "made-up.toml:9: parameters.colour: "),
+        (("[[dialects]]", '[parameters]\nregion = ""\n[[dialects]]'), "made-up.toml:9: parameters.region: "),
     ],
 )
 def test_a_bad_row_is_refused_by_name(tmp_path: pathlib.Path, change: tuple[str, str], words: str) -> None:
@@ -111,6 +158,40 @@ def test_a_name_belongs_to_one_provider(tmp_path: pathlib.Path) -> None:
     write(write(tmp_path, ROW), ROW, "again.toml")
     with pytest.raises(RegistryError, match="taken by"):
         load([tmp_path])
+
+
+def test_a_vendor_token_belongs_to_one_provider(tmp_path: pathlib.Path) -> None:
+    """A token that another row claims refuses to load, and both files are named."""
+    write(tmp_path, 'vendor_token = "anthropic"\n' + ROW)
+    with pytest.raises(RegistryError, match=r"made-up\.toml:1: vendor_token: 'anthropic' .*anthropic\.toml"):
+        load([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [
+        ("x_ai", "xai"),
+        ("Together_AI", "together"),
+        ("fireworks_ai", "fireworks"),
+        ("nvidia_nim", "nvidia"),
+        ("lm_studio", "lmstudio"),
+        ("hosted_vllm", "vllm"),
+        ("litellm_proxy", "litellm"),
+        ("GitHub_Models", "github-models"),
+    ],
+)
+def test_names_are_found_however_they_are_spelt(name: str, provider: str) -> None:
+    """Case does not matter in the name of a provider, nor whether its words are joined by `-` or `_`."""
+    found = load().find(name)
+    assert found is not None
+    assert found.id == provider
+
+
+def test_credentials_are_named_as_in_the_contract() -> None:
+    """What a row can accept is what the contract's `Credential` can hold, but for what leads to a key elsewhere."""
+    accepted = get_args(get_args(get_type_hints(Auth)["accepts"])[0])
+    kinds = {field.name for field in credential_pb2.Credential.DESCRIPTOR.oneofs[0].fields}
+    assert kinds - {"platform", "stored"} == set(accepted)
 
 
 def test_a_missing_directory_is_an_error(tmp_path: pathlib.Path) -> None:
@@ -134,6 +215,9 @@ def test_the_sandbox_can_be_moved() -> None:
     assert load(base_urls={"sandbox": "http://127.0.0.1:9/v1"}).providers["sandbox"].origin_host == "127.0.0.1:9"
     with pytest.raises(RegistryError):
         load(base_urls={"none": "http://127.0.0.1:9"})
+    for url in ("127.0.0.1:9", "http://[::1", "http://127.0.0.1:99999", "http://a@127.0.0.1"):
+        with pytest.raises(RegistryError, match="the base URL set for sandbox"):
+            load(base_urls={"sandbox": url})
 
 
 @pytest.mark.parametrize("flag", ChatFlags.__struct_fields__)

@@ -59,6 +59,8 @@ DECISIONS = [
     ("OpenRouter", "", ("or",), "openrouter", "openrouter/auto"),
     ("or", "gpt-4o", ("openrouter",), "openrouter", "gpt-4o"),
     ("grok", "xai/grok-4.5", ("x-ai",), "xai", "grok-4.5"),
+    ("X_AI", "grok-4.5", ("x_ai",), "xai", "grok-4.5"),
+    ("", "MiniMax_CN/m", ("minimax_cn",), "minimax-cn", "m"),
     ("groq", "anthropic/other", ("groq",), "groq", "anthropic/other"),
     (" openai ", "  gpt-4o  ", ("openai",), "openai", "gpt-4o"),
     ("local", "anything", (), "local", "anything"),
@@ -153,6 +155,51 @@ def test_a_key_of_another_shape_is_a_warning(registry: Registry) -> None:
     route = resolve(registry, Target(provider="openai"), [ProviderCredential("openai", ApiKey(Secret(shaped)))])
     assert route.warnings == ("the key for openai has the shape of a key for groq",)
     assert shaped not in repr(route)
+
+
+def wrong_key_warnings(provider: str, key: str) -> tuple[str, ...]:
+    """Return the warnings of the built-in rows."""
+    route = resolve(load(), Target(provider=provider, model="m"), [ProviderCredential(provider, ApiKey(Secret(key)))])
+    assert key not in repr(route)
+    return route.warnings
+
+
+@pytest.mark.parametrize(
+    ("provider", "parts", "owner"),
+    [
+        ("openai", ("sk-", "or-v1-", "0a" * 32), "openrouter"),
+        ("deepseek", ("sk-", "or-v1-", "0a" * 32), "openrouter"),
+        ("openrouter", ("sk-", "proj-", "Zz_9" * 30), "openai"),
+        ("openai", ("sk-", "ant-api03-", "x" * 93, "AA"), "anthropic"),
+        ("anthropic", ("gsk", "_", "x" * 52), "groq"),
+        ("openai", ("hf", "_", "Ab" * 17), "huggingface"),
+        ("groq", ("api_", "org_", "Ab" * 17), "huggingface"),
+        ("openai", ("tgp_", "v1_", "Ab-_" * 10), "together"),
+        ("openai", ("gh", "o_", "Ab" * 18), "github-models"),
+        ("openai", ("xai", "-", "Ab" * 40), "xai"),
+    ],
+)
+def test_a_key_of_another_shape_names_whose_shape_it_is(provider: str, parts: tuple[str, ...], owner: str) -> None:
+    """The pattern with the longest fixed beginning tells whose a key is, not the first that fits."""
+    warnings = wrong_key_warnings(provider, "".join(parts))
+    assert warnings == (f"the key for {provider} has the shape of a key for {owner}",)
+
+
+@pytest.mark.parametrize(
+    ("provider", "parts"),
+    [
+        ("openai", ("sk-", "0a" * 16)),  # DeepSeek's, DashScope's, or LiteLLM's
+        ("openrouter", ("sk-", "a" * 48)),  # SiliconFlow's, Moonshot's, OpenAI's, or LiteLLM's
+        ("openai", ("sk-", "ant-oat01-", "x" * 80)),  # of no known shape but LiteLLM's, which is anybody's
+        ("openai", ("a" * 40,)),  # Cohere's or Cloudflare's
+        ("openai", ("0a" * 32,)),  # Together's, and any hash's
+        ("openai", ("0" * 8, "-", "0" * 27)),  # SambaNova's, and any UUID's
+        ("openai", ("no", "-shape")),
+    ],
+)
+def test_a_key_that_could_be_of_several_names_none(provider: str, parts: tuple[str, ...]) -> None:
+    """Where a beginning is shared, or nothing is fixed, a guess would lead astray."""
+    assert wrong_key_warnings(provider, "".join(parts)) == ()
 
 
 def test_what_was_left_out_is_told(registry: Registry) -> None:

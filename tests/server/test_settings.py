@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import pathlib
+import sys
 
 import pytest
 from keyswitch_server.settings import InvalidSettingsError, load
@@ -30,6 +32,8 @@ def test_arguments_beat_the_environment_which_beats_the_file(
         ('max_calls = "many"', "max_calls"),
         ("max_calls = 0", "max_calls"),
         ('listen = "nowhere"', "listen"),
+        ('listen = "127.0.0.1:99999"', "listen: .*no port 99999"),
+        ('listen = "127.0.0.1:65536"', "listen: .*no port 65536"),
         ('listen = "0.0.0.0:1"', "insecure_listen"),
         ('listen = "gateway.example:1"', "insecure_listen"),
         ('egress_private_networks = ["10.0.0.0/99"]', "egress_private_networks"),
@@ -50,7 +54,18 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: pathlib.Path) -> None:
         load(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+async def test_serving_on_a_port_that_does_not_exist_is_a_usage_error() -> None:
+    """`serve` exits 2 and says which port it was, instead of listening on another one."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "keyswitch_cli", "serve", "--listen", "127.0.0.1:99999",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (2, b"")
+    assert b"there is no port 99999" in err
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.0.0.1:65535", "[::1]:0", "localhost:0"])
 def test_loopback_needs_no_flag(listen: str) -> None:
     """Loopback addresses may be listened on without TLS."""
     assert load(None, listen=listen).listen == listen

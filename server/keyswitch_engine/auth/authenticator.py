@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from keyswitch_engine.auth.aws import sign
@@ -28,6 +28,10 @@ class Authenticator:
     def __init__(self, post: Post) -> None:
         """Buy tokens through *post*."""
         self._google = GoogleTokens(post)
+
+    def forget(self, secrets: Sequence[Secret]) -> None:
+        """Forget the bought tokens among the *secrets* of a call that the provider refused as unauthenticated."""
+        self._google.forget(secrets)
 
     async def authenticate(
         self,

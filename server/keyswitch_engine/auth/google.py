@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import collections
 import hashlib
+import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 import msgspec
 
 from keyswitch_engine.credential import GoogleServiceAccount
+from keyswitch_engine.error_rules import ErrorRule, reason_of
 from keyswitch_engine.errors import ProtocolError, ProviderError, Reason, Unavailable
 from keyswitch_engine.secret import Secret
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["GoogleTokens", "Post"]
 
@@ -30,12 +33,20 @@ _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _LIFETIME = 3600
 _MARGIN = 120.0
 _KEEP = 1024
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_ERRORS = (
+    ErrorRule(Reason.INVALID_CREDENTIAL, code="invalid_grant|invalid_client|unauthorized_client"),
+    ErrorRule(Reason.PROVIDER_UNAVAILABLE, status=(404,)),  # what was not found is the endpoint, no model
+)
+"""What the token endpoint means by an error, where the general table would misread it."""
 
 
 class _Answer(msgspec.Struct):
-    access_token: str = ""
-    expires_in: float = 0.0
-    error: str = ""
+    """An answer of the token endpoint, RFC 6749; it may hold anything."""
+
+    access_token: Any = None
+    expires_in: Any = None
+    error: Any = None
 
 
 class GoogleTokens:
@@ -68,6 +79,12 @@ class GoogleTokens:
             if not lock.waiting:
                 self._locks.pop(digest, None)
 
+    def forget(self, secrets: Sequence[Secret]) -> None:
+        """Keep none of *secrets* any longer: the provider has refused a call with them."""
+        refused = [digest for digest, (token, _) in self._tokens.items() if any(token is secret for secret in secrets)]
+        for digest in refused:
+            del self._tokens[digest]
+
     def _kept(self, digest: bytes) -> Secret | None:
         """Return a token that is still good."""
         token, expires = self._tokens.get(digest, (None, 0.0))
@@ -81,21 +98,48 @@ class GoogleTokens:
         assertion = await asyncio.to_thread(_assertion, account, url)
         body = urlencode({"grant_type": _GRANT, "assertion": assertion}).encode()
         status, content = await self._post(url, {"content-type": "application/x-www-form-urlencoded"}, body)
+        if status >= 300:  # noqa: PLR2004 - RFC 9110
+            raise _refusal(status, content)
         try:
             answer = msgspec.json.decode(content, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ProtocolError("the token endpoint answered with something that is not JSON") from error
-        if not answer.access_token or status >= 300:  # noqa: PLR2004 - RFC 9110
-            refused = answer.error in {"invalid_grant", "invalid_client", "unauthorized_client"}
-            reason = Reason.INVALID_CREDENTIAL if refused else Reason.PROVIDER_UNAVAILABLE
-            refusal = ProviderError(reason, "the token endpoint refused the service account")
-            refusal.upstream_status, refusal.upstream_code = status, answer.error[:100]
-            raise refusal
+        except MALFORMED_JSON:
+            raise ProtocolError("the token endpoint answered with something that is not JSON") from None
+        if not isinstance(answer.access_token, str) or not _TOKEN.fullmatch(answer.access_token):
+            raise ProtocolError("the token endpoint answered without a token that can stand in a header")
         token = Secret(answer.access_token)
-        self._tokens[digest] = token, time.monotonic() + answer.expires_in
+        lifetime = _seconds(answer.expires_in)
+        if lifetime > _MARGIN:
+            self._tokens[digest] = token, time.monotonic() + lifetime
         while len(self._tokens) > _KEEP:
             self._tokens.popitem(last=False)
         return token
+
+
+def _refusal(status: int, content: bytes) -> ProviderError:
+    """Read an answer with a status of 300 or more; whose fault it is shows in the status before the body."""
+    code = ""
+    if 400 <= status < 500:  # noqa: PLR2004 - RFC 9110
+        try:
+            error = msgspec.json.decode(content, type=_Answer).error
+        except MALFORMED_JSON:
+            error = None
+        code = error if isinstance(error, str) else ""
+    refusal = ProviderError(
+        reason_of(status, [code], "", _ERRORS), f"the token endpoint refused the service account with status {status}"
+    )
+    refusal.upstream_status, refusal.upstream_code = status, code
+    return refusal
+
+
+def _seconds(value: object) -> float:
+    """Return for how long a token is good; 0 if that is not known."""
+    if not isinstance(value, int | float | str):
+        return 0.0
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(seconds, _LIFETIME) if seconds > 0 else 0.0
 
 
 class _Lock:
