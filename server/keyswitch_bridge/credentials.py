@@ -21,6 +21,7 @@ from keyswitch_engine.credential import (
     ProviderCredential,
 )
 from keyswitch_engine.secret import Secret
+from keyswitch_engine.wire import MALFORMED_JSON
 
 from keyswitch_bridge.not_yet import refuse_fields
 from keyswitch_bridge.violations import Violations
@@ -153,7 +154,7 @@ def _google(google: pb.GoogleCredential, path: str, found: Violations) -> Creden
             text, inner = google.service_account.json, f"{path}.service_account.json"
             try:
                 file = msgspec.json.decode(text[: _MAX_KEY_FILE + 1], type=_KeyFile)
-            except ValueError:  # not chained to anything that could show the file
+            except (ValueError, *MALFORMED_JSON):  # not chained to anything that could show the file
                 found.add(inner, "must be the JSON of a service account key, at most 16 KiB")
                 return NoCredential()
             if file.type != "service_account":

@@ -70,6 +70,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = MappingProxyType(
         Reason.CALLER_NOT_PERMITTED: grpc.StatusCode.PERMISSION_DENIED,
         Reason.CALLER_LIMITED: _EXHAUSTED,
         Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+        Reason.SERVER_STOPPED: grpc.StatusCode.UNAVAILABLE,
     }
 )
 """The status code of every reason, as the contract's error table has it."""
@@ -128,8 +129,8 @@ def _failure(error: DispatchError) -> error_pb2.DispatchFailure:
         provider=error.provider,
         model=error.model[:256],
         upstream_status=error.upstream_status,
-        upstream_code=error.upstream_code[:100],
-        upstream_request_id=error.upstream_request_id[:200],
+        upstream_code=error.upstream_code,
+        upstream_request_id=error.upstream_request_id,
         field=error.field[:256],
         attempts=[attempt_message(attempt) for attempt in error.attempts],
     )
@@ -179,5 +180,7 @@ def _fit(code: grpc.StatusCode, message: str, details: list[Message], failure: e
             del bad_request.field_violations[-1]
         elif failure.attempts:
             del failure.attempts[:]
-        else:
+        elif message:
             message = message[: len(message) // 2]
+        else:
+            del details[1:]

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 from keyswitch_engine.errors import InvalidRequest, Reason, Violation
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["CONTROL", "Violations"]
 
@@ -94,7 +95,7 @@ class Violations:
         if text:
             try:
                 _OBJECT.decode(text)
-            except msgspec.DecodeError:
+            except MALFORMED_JSON:
                 self.add(path, "must be a JSON object")
         return text
 

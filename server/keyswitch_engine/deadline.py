@@ -10,10 +10,14 @@ import msgspec
 
 from keyswitch_engine.errors import LimitExceeded, Reason
 
-__all__ = ["DEADLINE_MARGIN", "TimeLimits", "Watch"]
+__all__ = ["DEADLINE_MARGIN", "WRITE_GRACE", "TimeLimits", "Watch"]
 
 DEADLINE_MARGIN = 0.05
 """Seconds by which a call ends before the RPC's own deadline, so that the details of the failure still arrive."""
+WRITE_GRACE = 10.0
+"""Seconds for which a write to the caller may outlast the total limit: no status can follow a message cut off."""
+_RESOLUTION = 0.05
+"""Seconds between two looks at least while what is waited for may change, however short a limit is asked for."""
 
 
 class TimeLimits(msgspec.Struct, frozen=True):
@@ -51,6 +55,7 @@ class Watch:
         "_limits",
         "_loop",
         "_passed",
+        "_started",
         "_task",
         "_timer",
         "_writing",
@@ -59,7 +64,7 @@ class Watch:
     def __init__(self, limits: TimeLimits, started: float, deadline: float) -> None:
         """Watch from *started*; *deadline* is when the total limit passes. Times are on the loop's clock."""
         self._limits = limits
-        self._last = started
+        self._started = self._last = started
         self._due = deadline
         self._answering = False
         self._writing = False
@@ -78,16 +83,21 @@ class Watch:
         self._check()
         return self
 
-    def progress(self) -> None:
-        """Note that the provider sent something."""
-        self._answering = True
+    def heard(self) -> None:
+        """Note that the provider sent something, be it only to keep the connection alive."""
         self._last = self._loop.time()
+
+    def answering(self) -> None:
+        """Note that the answer has begun; from here on the idle limit counts, and not the one for the first token."""
+        self._answering = True
 
     def writing(self, *, active: bool) -> None:
         """Note that the caller is being written to, during which the provider is not expected to make progress."""
         self._writing = active
         if not active:
             self._last = self._loop.time()
+            if self._last >= self._due:
+                self._check()
 
     def stop(self) -> None:
         """Stop watching: the answer is complete, and no limit can undo that."""
@@ -98,22 +108,23 @@ class Watch:
     def _next(self) -> tuple[float, Reason]:
         """Return the limit that passes first if nothing more happens."""
         if self._writing:
-            return self._due, Reason.TOTAL_TIMEOUT
+            return self._due + WRITE_GRACE, Reason.TOTAL_TIMEOUT
         if self._answering:
             when, reason = self._last + self._limits.idle, Reason.IDLE_TIMEOUT
         else:
-            when, reason = self._last + self._limits.first_token, Reason.FIRST_TOKEN_TIMEOUT
+            when, reason = self._started + self._limits.first_token, Reason.FIRST_TOKEN_TIMEOUT
         return (when, reason) if when < self._due else (self._due, Reason.TOTAL_TIMEOUT)
 
     def _check(self) -> None:
         """Cancel the task if a limit has passed; else wait for what is left."""
+        self.stop()
         when, reason = self._next()
-        if self._loop.time() >= when and self._task is not None:
+        now = self._loop.time()
+        if now >= when and self._task is not None:
             self._passed = reason
-            self._timer = None
             self._task.cancel()
         else:
-            self._timer = self._loop.call_at(min(when, self._loop.time() + self._limits.idle), self._check)
+            self._timer = self._loop.call_at(min(when, now + max(self._limits.idle, _RESOLUTION)), self._check)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

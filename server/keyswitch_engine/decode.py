@@ -26,6 +26,7 @@ from keyswitch_engine.events import (
 )
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.secret import scrub
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["ERROR_CLASSES", "UnknownProtocolError", "cut", "decode_answer"]
 
@@ -190,7 +191,7 @@ def _arguments(text: str) -> Any:
     """Parse arguments; what is not JSON stays text under `_raw`."""
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except MALFORMED_JSON:
         return {"_raw": text}
 
 

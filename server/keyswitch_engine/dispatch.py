@@ -24,12 +24,20 @@ from keyswitch_engine.dialects.base import Decoder, Dialect, UpstreamRequest
 from keyswitch_engine.dialects.reading import bound
 from keyswitch_engine.egress import Answer, Egress, Timing
 from keyswitch_engine.error_rules import request_id
-from keyswitch_engine.errors import DispatchError, InvalidRequest, ProtocolError, Reason, RequestError, StreamTruncated
+from keyswitch_engine.errors import (
+    DispatchError,
+    InvalidRequest,
+    ProtocolError,
+    ProviderError,
+    Reason,
+    RequestError,
+    StreamTruncated,
+)
 from keyswitch_engine.events import Attempt, AttemptOutcome, Cost, Ending, Event, Finished, Receipt, Started, Usage
 from keyswitch_engine.generation import Generation
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
-from keyswitch_engine.secret import Secret, scrub
+from keyswitch_engine.secret import Secret, label, scrub
 
 __all__ = ["MAX_ERROR_BYTES", "Call", "Dispatcher", "GenerationCall", "Sink", "TimeLimits"]
 
@@ -39,6 +47,10 @@ MAX_ERROR_BYTES = 64 * 1024
 """How much of an error's body is read."""
 
 _TOKEN_CONNECT_SECONDS = 10.0
+_ANSWERS = (200, 201)
+"""Statuses with which an answer comes; 202 promises one for later, and 204 has none."""
+_LONGEST_ID, _LONGEST_CODE = 200, 100
+"""Characters of an id or a code of a provider's that are passed on."""
 
 Sink: TypeAlias = Callable[[list[Event]], Awaitable[None]]
 """Takes one batch of events; dispatch waits for it."""
@@ -99,13 +111,12 @@ class Dispatcher:
             with attempt.watch() as watch:
                 async with self._open(call, request, attempt) as answer:
                     decoder = attempt.decoder = _decoder(call, answer, stream=False)
-                    while data := await answer.read():
-                        watch.progress()
-                        attempt.saw_event()
+                    async for data in _whole(answer, attempt, watch):
                         events += decoder.feed(data)
                     block_events, ending = decoder.end()
                     return [attempt.started(decoder), *events, *block_events, attempt.finished(ending)]
         except DispatchError as error:
+            attempt.answering = bool(events or (attempt.decoder is not None and attempt.decoder.pending))
             attempt.fail(error)
 
     async def exchange(self, call: Call[D], request: UpstreamRequest, read: Callable[[bytes], R]) -> tuple[R, Attempt]:
@@ -119,11 +130,8 @@ class Dispatcher:
             with attempt.watch() as watch:
                 async with self._open(call, request, attempt) as answer:
                     body = bytearray()
-                    while data := await answer.read():
-                        watch.progress()
-                        attempt.saw_event()
+                    async for data in _whole(answer, attempt, watch):
                         body += data
-                        bound(len(body))
                     return read(bytes(body)), attempt.line()
         except DispatchError as error:
             attempt.fail(error)
@@ -148,7 +156,7 @@ class Dispatcher:
             timing=attempt.timing,
         ) as answer:
             attempt.answered(answer)
-            if answer.status >= 300:  # noqa: PLR2004 - everything else is an answer, RFC 9110
+            if answer.status not in _ANSWERS:
                 raise await _refusal(call, answer)
             yield answer
 
@@ -166,6 +174,8 @@ class Dispatcher:
 
 async def _refusal(call: Call[D], answer: Answer) -> DispatchError:
     """Read an error."""
+    if answer.status < 300:  # noqa: PLR2004 - successes, RFC 9110
+        return ProtocolError(f"the provider answered with HTTP status {answer.status}, which is no answer")
     if answer.status < 400:  # noqa: PLR2004 - redirections, RFC 9110
         return ProtocolError("the provider answered with a redirect, which is not followed")
     body = bytearray()
@@ -202,7 +212,7 @@ class _Attempt:
     def answered(self, answer: Answer) -> None:
         """Note status and request id."""
         self._status = answer.status
-        self._request_id = _without_key(request_id(answer.headers), self.secrets)
+        self._request_id = label(request_id(answer.headers), self.secrets, _LONGEST_ID)
 
     def saw_event(self) -> None:
         """Note when the answer began."""
@@ -264,8 +274,8 @@ class _Attempt:
             error.upstream_request_id = self._request_id
         if not isinstance(error, RequestError):
             error.message = _told(error, route.provider.name, self.secrets)
-            error.upstream_code = _without_key(error.upstream_code, self.secrets)
-            error.upstream_request_id = _without_key(error.upstream_request_id, self.secrets)
+            error.upstream_code = label(error.upstream_code, self.secrets, _LONGEST_CODE)
+            error.upstream_request_id = label(error.upstream_request_id, self.secrets, _LONGEST_ID)
         if self.decoder is not None:
             error.partial_usage = _partial_usage(self.decoder)
         if self.answering:
@@ -290,15 +300,12 @@ def _partial_usage(decoder: Decoder) -> Usage | None:
         return None
 
 
-def _without_key(text: str, secrets_used: tuple[Secret, ...]) -> str:
-    """Return a provider's short text, none at all if it quotes the key."""
-    return "" if any(secret.reveal() in text for secret in secrets_used) else text
-
-
 def _told(error: DispatchError, provider: str, secrets_used: tuple[Secret, ...]) -> str:
-    """Return the message for a failure at a provider, fit to show."""
+    """Return the message for a failure at a provider, fit to show; what is ours says nothing that has to be hidden."""
     if error.reason is Reason.INVALID_CREDENTIAL:
         return f"Invalid API key for {provider}"
+    if not isinstance(error, ProviderError):
+        return f"{provider}: {error.message}"
     return f"{provider}: {scrub(error.message, secrets_used)}"
 
 
@@ -334,6 +341,19 @@ async def _read(answer: Answer) -> bytes:
         return b""
 
 
+async def _whole(answer: Answer, attempt: _Attempt, watch: Watch) -> AsyncIterator[bytes]:
+    """Read an answer that is taken as a whole, within bounds; space before it begins nothing."""
+    size = 0
+    while data := await answer.read():
+        watch.heard()
+        if not data.isspace():
+            watch.answering()
+            attempt.saw_event()
+        size += len(data)
+        bound(size)
+        yield data
+
+
 async def _pump(call: GenerationCall, answer: Answer, attempt: _Attempt, watch: Watch, sink: Sink) -> None:
     """Read, decode and write until the answer is complete."""
     decoder = attempt.decoder = _decoder(call, answer, stream=True)
@@ -341,13 +361,18 @@ async def _pump(call: GenerationCall, answer: Answer, attempt: _Attempt, watch: 
     started = False
     try:
         while not decoder.done and (data := await _read(answer)):
-            watch.progress()
+            watch.heard()
             events += decoder.feed(data)
-            attempt.saw_event()
-            attempt.answering = attempt.answering or len(events) > 0
-            if not started:
+            if not started:  # comments that keep the connection alive come before anything of the answer
+                if not events and not decoder.response_id:
+                    continue
                 started = True
+                watch.answering()
+                attempt.saw_event()
+                attempt.answering = bool(events)
                 events.insert(0, attempt.started(decoder))
+            elif events:
+                attempt.answering = True
             if events and not decoder.done:
                 watch.writing(active=True)
                 await sink(events)

@@ -79,6 +79,7 @@ class Reason(enum.StrEnum):
     CALLER_NOT_PERMITTED = "CALLER_NOT_PERMITTED"
     CALLER_LIMITED = "CALLER_LIMITED"
     INTERNAL = "INTERNAL"
+    SERVER_STOPPED = "SERVER_STOPPED"
 
 
 class Origin(enum.Enum):
@@ -101,7 +102,15 @@ RETRYABLE = frozenset(
 )
 """Reasons for which the same request may succeed later without being billed twice."""
 
-_GATEWAY = frozenset({Reason.OVERLOADED, Reason.INTERNAL, Reason.NOT_YET_AVAILABLE, Reason.DISABLED_BY_POLICY})
+_GATEWAY = frozenset(
+    {
+        Reason.OVERLOADED,
+        Reason.INTERNAL,
+        Reason.SERVER_STOPPED,
+        Reason.NOT_YET_AVAILABLE,
+        Reason.DISABLED_BY_POLICY,
+    }
+)
 _PROVIDER = frozenset(
     {
         Reason.PROVIDER_RATE_LIMITED,
@@ -120,7 +129,7 @@ class DispatchError(Exception):
     """A call failed.
 
     The message is safe to show: it never holds a key, and provider text in it is a scrubbed excerpt. What is known of
-    the route and the attempts is filled in on the way out, by `located` and by dispatch.
+    the route and the attempts is filled in on the way out, by dispatch.
     """
 
     reason: Reason

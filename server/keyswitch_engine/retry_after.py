@@ -3,7 +3,8 @@
 `Retry-After` decides wherever it stands. Most providers count windows beside it, one for requests and one for tokens or
 one a minute and one a day, and some tell only of these: `x-ratelimit-reset-requests: 6m0s` with
 `x-ratelimit-remaining-requests: 0`. What follows `reset` names the window; the header's value is a span (OpenAI, Groq),
-seconds (Cerebras, Mistral), a time (Anthropic) or an epoch in seconds or milliseconds (OpenRouter).
+seconds (Cerebras, Mistral), a time (Anthropic) or an epoch in seconds or milliseconds (OpenRouter). Where no header
+helps, the message may: "Please try again in 7.66s" (Groq, OpenAI), "wait 36 seconds" (GitHub Models).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 import time
 from collections.abc import Mapping
 
-__all__ = ["retry_after", "window_reset"]
+__all__ = ["retry_after", "told_delay", "window_reset"]
 
 _LONGEST = 31 * 86_400.0
 """Seconds; a limit a month is the longest that any provider documents. What is longer is no delay but a mistake."""
@@ -34,13 +35,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     Header names are lower-case.
     """
-    if _NUMBER.fullmatch(milliseconds := headers.get("retry-after-ms", "")):
+    milliseconds, value = (headers.get(name, "").strip() for name in ("retry-after-ms", "retry-after"))
+    if _NUMBER.fullmatch(milliseconds) and float(milliseconds):  # Azure sends 0 beside a whole second
         return _sensible(float(milliseconds) / 1000)
-    if _NUMBER.fullmatch(value := headers.get("retry-after", "")):
+    if _NUMBER.fullmatch(value):
         return _sensible(float(value))
     try:
         return _sensible(email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -61,6 +63,17 @@ def window_reset(headers: Mapping[str, str]) -> float | None:
         if (headers.get(name.replace("reset", "remaining")) or "0").strip() == "0"
     ]
     return max(used_up, default=next(iter(windows.values())) if len(windows) == 1 else None)
+
+
+_LONG_UNITS = re.compile(r"(?<=\d) ?(milliseconds?|seconds?|minutes?|hours?)\b", re.ASCII)
+_ASKED = re.compile(r"(?:try again|retry|wait) (?:in |after )?(\d[\dhms.]*[hms])\b", re.ASCII | re.IGNORECASE)
+
+
+def told_delay(message: str) -> float | None:
+    """Return the seconds that a rate limit's own words ask for, "try again in 9m38.016s"; None if they name none."""
+    short = _LONG_UNITS.sub(lambda unit: "ms" if unit[1].startswith("milli") else unit[1][0], message)
+    found = _ASKED.search(short)
+    return None if found is None else _until(found[1])
 
 
 def _until(value: str) -> float | None:

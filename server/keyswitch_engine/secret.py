@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
+import json
 import re
 from typing import NoReturn, final
+from urllib.parse import quote, quote_plus
 
-__all__ = ["Secret", "scrub"]
+__all__ = ["Secret", "label", "scrub"]
 
 
 @final
@@ -57,13 +60,55 @@ _KEY_SHAPES = re.compile(
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 
 
+_REDACTED = "[redacted]"
+_SHORT = 12
+"""Characters of a secret that give it away: what begins like one is one, cut off as it may be."""
+
+
 def scrub(text: str, secrets: tuple[Secret, ...] = (), limit: int = 300) -> str:
     """Make provider text fit to show: without *secrets*, key-shaped words and control characters, cut to *limit*.
 
-    The secrets that the call itself used are removed literally, whatever their shape; anything else that looks like a
-    key is removed by shape, since providers quote keys back masked and unmasked.
+    The secrets that the call itself used are removed whatever their shape, in the spellings in which a provider may
+    quote them: cut off, URL-quoted, JSON-escaped, or in base64 at any offset, as Basic authentication has it. Anything
+    else that looks like a key is removed by shape, since providers quote keys back masked and unmasked.
     """
     for secret in secrets:
-        text = text.replace(secret.reveal(), "[redacted]")
-    text = _CONTROL.sub(" ", _KEY_SHAPES.sub("[redacted]", text)).strip()
+        for spelling in _spellings(secret.reveal()):
+            text = text.replace(spelling, _REDACTED)
+        if len(secret.reveal()) > _SHORT:
+            text = re.sub(re.escape(secret.reveal()[:_SHORT]) + r"\S*", _REDACTED, text)
+    text = _CONTROL.sub(" ", _KEY_SHAPES.sub(_REDACTED, text)).strip()
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def label(text: str, secrets: tuple[Secret, ...], limit: int) -> str:
+    """Return a provider's short text, a code or an id, cut to *limit*; none at all if it has a secret or is odd."""
+    if not _PRINTABLE.fullmatch(text) or _KEY_SHAPES.search(text):
+        return ""
+    for secret in secrets:
+        value = secret.reveal()
+        if value[:_SHORT] in text or (len(text) >= len(value) and any(s in text for s in _spellings(value))):
+            return ""
+    return text[:limit]
+
+
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+
+
+def _spellings(value: str) -> list[str]:
+    """Return a secret in each spelling in which it may come back, the longest ones first."""
+    raw = value.encode()
+    spellings = {
+        value,
+        quote(value, safe=""),
+        quote_plus(value),
+        json.dumps(value)[1:-1],
+        json.dumps(value)[1:-1].replace("/", "\\/"),
+    }
+    for offset, begin in enumerate((0, 2, 3)):  # of three bytes four characters are made: these are of the key alone
+        end = -3 if (len(raw) + offset) % 3 == 1 else -2 if (len(raw) + offset) % 3 else None
+        for encoded in (base64.b64encode(bytes(offset) + raw), base64.urlsafe_b64encode(bytes(offset) + raw)):
+            core = encoded[begin:end].decode()
+            if len(core) >= _SHORT:
+                spellings.add(core)
+    return sorted(spellings, key=len, reverse=True)

@@ -31,6 +31,7 @@ from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
 
+from keyswitch_server.guard import client_left
 from keyswitch_server.logging import Logger, log_fields
 
 __all__ = ["DispatchService"]
@@ -67,6 +68,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Answer a conversation, whole."""
         with self._admitted("Generate") as line:
             call = self._call(request, context, line)
+            await _commit(context)
             events = await self._dispatcher.generate(call)
             line.finished(events[-1])
             response = generate_response(events)
@@ -82,6 +84,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Answer a conversation as a stream."""
         with self._admitted("StreamGenerate") as line:
             call = self._call(request, context, line)
+            await _commit(context)
 
             async def write(events: list[Event]) -> None:
                 for response in batches(events):
@@ -100,7 +103,9 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         with self._admitted("Embed") as line:
             asked = read_embed(request)
             route = line.route = resolve_embeddings(self._registry, asked.target, asked.credentials)
-            embedded = await embed(self._dispatcher, self._exchange(route, asked.limits, context, line), asked.given)
+            call = self._exchange(route, asked.limits, context, line)
+            await _commit(context)
+            embedded = await embed(self._dispatcher, call, asked.given)
             line.finished(embedded.finished)
             return embed_response(embedded)
 
@@ -139,8 +144,8 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         except DispatchError as error:
             line.failed(error)
             raise
-        except asyncio.CancelledError:
-            line.ended("CANCELLED")
+        except BaseException as error:
+            line.ended("CANCELLED" if isinstance(error, asyncio.CancelledError) or client_left(error) else "INTERNAL")
             raise
         finally:
             self._calls -= 1
@@ -182,6 +187,14 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             idle=min(asked.idle or defaults.idle, total),
             total=total,
         )
+
+
+async def _commit(context: Context) -> None:
+    """Send the headers of the answer, after which gRPC never sends the call again: a provider is about to be called.
+
+    Without them a client's channel would retry a call whose server died, and the caller would be billed twice.
+    """
+    await context.send_initial_metadata(())
 
 
 class _Line:

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from keyswitch_bridge.not_yet import RPCS, refuse_field
 from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
-from keyswitch_engine.errors import DispatchError
+from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
 from keyswitch_server.logging import Logger, places
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "client_left"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,6 +33,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._log = log
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._broken_off = False
 
     async def intercept_service(
         self,
@@ -48,30 +50,38 @@ class Guard(grpc.aio.ServerInterceptor):
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
+    def break_off(self) -> None:
+        """End every call at once, each with a status that forbids to try it again: its provider may have been called.
+
+        Left to itself, gRPC would end them with a bare UNAVAILABLE, and clients would send them to another server.
+        """
+        self._broken_off = True
+        for task in self._tasks:
+            task.cancel()
+
     async def wait_idle(self) -> None:
         """Wait until every handler has ended, its cleaning up included: `Server.stop` may return before that."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wrap a handler of any kind."""
-        codecs = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        """Wrap a handler of any kind; single requests are decoded in here, so that malformed ones have a status."""
+        decode, encode = handler.request_deserializer, {"response_serializer": handler.response_serializer}
         if method in RPCS:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(method, _refuse(method)), **codecs)
+            return grpc.unary_unary_rpc_method_handler(self._guarded(method, _refuse(method), decode), **encode)
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler.unary_unary), **codecs)
+            return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, decode), **encode)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._guarded(method, _written(handler.unary_stream)), **codecs)
+            return grpc.unary_stream_rpc_method_handler(
+                self._guarded(method, _written(handler.unary_stream), decode), **encode
+            )
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
-                self._guarded(method, _written(handler.stream_stream)), **codecs
+                self._guarded(method, _written(handler.stream_stream)), request_deserializer=decode, **encode
             )
         raise TypeError(f"{method}: client streaming is not served")
 
-    def _guarded(self, method: str, behaviour: Any) -> Any:
+    def _guarded(self, method: str, behaviour: Any, decode: Callable[[bytes], Any] | None = None) -> Any:
         """Run a behaviour so that it ends with an answer or a status."""
 
         async def guarded(request: Any, context: Context) -> Any:
@@ -80,17 +90,21 @@ class Guard(grpc.aio.ServerInterceptor):
                 raise RuntimeError("a handler runs in a task")
             self._tasks.add(task)
             try:
-                return await behaviour(request, context)
+                return await behaviour(request if decode is None else _decoded(decode, request), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
             except grpc.aio.AbortError:
                 raise
             except asyncio.CancelledError as error:
+                if self._broken_off:
+                    task.uncancel()
+                    stopped = DispatchError(Reason.SERVER_STOPPED, "the server stopped before the call was over")
+                    await _abort(context, rpc_failure(stopped))
                 if task.cancelling():
                     raise
                 await self._incident(method, context, error)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the RPC has to end with a status
-                if type(error).__name__ == "ExecuteBatchError":  # a write to a client that went away, says grpc so
+                if client_left(error):
                     raise asyncio.CancelledError from None
                 await self._incident(method, context, error)
             finally:
@@ -111,9 +125,31 @@ class Guard(grpc.aio.ServerInterceptor):
         await _abort(context, internal_failure(incident))
 
 
+def client_left(error: BaseException) -> bool:
+    """Tell whether an exception is grpc's way to say that nobody is there to write to; the class has no public name."""
+    return type(error).__name__ == "ExecuteBatchError"
+
+
+def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:
+    """Decode a request."""
+    try:
+        return decode(request)
+    except DecodeError as error:
+        raise InvalidRequest(
+            [Violation("", "the request is not the protobuf message that this method takes")]
+        ) from error
+
+
 async def _abort(context: Context, failure: RpcFailure) -> NoReturn:
-    """End a call with a status."""
-    await context.abort(failure.code, failure.message, failure.trailing_metadata)
+    """End a call with a status, unless the client left meanwhile."""
+    try:
+        await context.abort(failure.code, failure.message, failure.trailing_metadata)
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:
+        if client_left(error):
+            raise asyncio.CancelledError from None
+        raise
 
 
 def _refuse(method: str) -> Callable[[Any, Context], Awaitable[Any]]:

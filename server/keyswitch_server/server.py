@@ -30,6 +30,10 @@ _SERVICES = ("keyswitch.v1.DispatchService", "keyswitch.v1.RegistryService")
 _SHOWN = (*_SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 
+_LAST_WORDS_SECONDS = 5.0
+"""How long calls that are broken off have to send their status and clean up."""
+
+
 class ListenError(Exception):
     """The server cannot listen where it was told to; the message says why."""
 
@@ -131,15 +135,16 @@ async def _until_stopped(
         if settings.drain_seconds:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(at_once.wait(), settings.drain_seconds)
-        stopping = asyncio.ensure_future(server.stop(settings.grace_seconds))
+        stopping = asyncio.ensure_future(server.stop(settings.grace_seconds + _LAST_WORDS_SECONDS))
         hurried = asyncio.ensure_future(at_once.wait())
-        await asyncio.wait((stopping, hurried), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((stopping, hurried), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        if not stopping.done():
-            await server.stop(0)
-            await stopping
+        guard.break_off()
+        await asyncio.wait((stopping,), timeout=_LAST_WORDS_SECONDS)
+        await server.stop(0)
+        await stopping
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(guard.wait_idle(), 5.0)
+            await asyncio.wait_for(guard.wait_idle(), _LAST_WORDS_SECONDS)
         log.info("stopped")
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):

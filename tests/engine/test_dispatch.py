@@ -12,7 +12,7 @@ import pytest
 from keyswitch_engine.credential import ApiKey, ProviderCredential
 from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.egress import Egress, EgressPolicy
-from keyswitch_engine.errors import DispatchError, Reason
+from keyswitch_engine.errors import DispatchError, Reason, StreamTruncated
 from keyswitch_engine.events import Event, Finished, Started, TextDelta
 from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart
 from keyswitch_engine.registry import load
@@ -201,11 +201,16 @@ async def test_a_limit_that_passes_after_the_end_changes_nothing(dispatcher: Dis
     assert isinstance(seen[-1], Finished)
 
 
-async def test_a_connection_that_breaks_after_the_finish_reason_is_no_failure(dispatcher: Dispatcher) -> None:
-    """The answer was complete; how its connection ended does not matter."""
+FINISHED = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(("body", "complete"), [(FINISHED + b"data: [DONE]", True), (FINISHED, False)])
+async def test_a_connection_that_breaks_after_the_marker_alone_is_no_failure(
+    dispatcher: Dispatcher, body: bytes, *, complete: bool
+) -> None:
+    """With the marker the answer was complete, however its connection ended; after a finish reason more may follow."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
-        body = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
         writer.write(HEAD + b"%x\r\n%b\r\n" % (len(body), body))
         await writer.drain()
         writer.transport.abort()
@@ -216,9 +221,10 @@ async def test_a_connection_that_breaks_after_the_finish_reason_is_no_failure(di
         seen.extend(batch)
 
     async with provider(answer) as (port, _):
-        await dispatcher.stream(call(port), sink)
+        with contextlib.nullcontext() if complete else pytest.raises(StreamTruncated):
+            await dispatcher.stream(call(port), sink)
     assert words(seen) == ["a"]
-    assert isinstance(seen[-1], Finished)
+    assert isinstance(seen[-1], Finished) is complete
 
 
 @pytest.mark.parametrize(
@@ -266,3 +272,80 @@ async def test_special_addresses_are_refused_at_the_socket(host: str) -> None:
         with pytest.raises(DispatchError) as raised:
             await Dispatcher(egress).generate(blocked)
     assert raised.value.reason is Reason.BLOCKED_ENDPOINT
+
+
+async def test_comments_are_neither_the_first_token_nor_a_reason_to_wait_longer(dispatcher: Dispatcher) -> None:
+    """A provider that only keeps the connection alive passes the limit for the first token all the same."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        while True:
+            writer.write(b"10\r\n: PROCESSING...\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async def sink(batch: list[Event]) -> None:
+        raise AssertionError(batch)
+
+    async with provider(answer) as (port, _):
+        asked = msgspec.structs.replace(call(port), limits=TimeLimits(5, 0.3, 5, 20))
+        with pytest.raises(DispatchError) as raised:
+            await dispatcher.stream(asked, sink)
+    assert raised.value.reason is Reason.FIRST_TOKEN_TIMEOUT
+    assert raised.value.attempts[0].first_token_time is None
+
+
+async def test_the_answer_has_the_providers_id_however_it_begins(dispatcher: Dispatcher) -> None:
+    """A comment before the first event, in a read of its own, does not make up an id."""
+    proceed = asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"10\r\n: PROCESSING...\n\r\n")
+        await writer.drain()
+        await proceed.wait()
+        body = b'data: {"id":"theirs","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        await writer.drain()
+
+    batches: list[list[Event]] = []
+
+    async def sink(batch: list[Event]) -> None:
+        batches.append(batch)
+
+    async with provider(answer) as (port, _):
+        running = asyncio.ensure_future(dispatcher.stream(call(port), sink))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        proceed.set()
+        await running
+    assert isinstance(batches[0][0], Started)
+    assert batches[0][0].response_id == "theirs"
+
+
+@pytest.mark.parametrize("status", [b"202 Accepted", b"204 No Content", b"206 Partial Content", b"304 Not Modified"])
+async def test_a_success_that_is_no_answer_is_a_protocol_error(dispatcher: Dispatcher, status: bytes) -> None:
+    """Only 200 and 201 bring an answer."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with provider(answer) as (port, _):
+        with pytest.raises(DispatchError) as raised:
+            await dispatcher.generate(call(port))
+    assert raised.value.reason is Reason.PROVIDER_PROTOCOL_ERROR
+    assert raised.value.upstream_status == int(status[:3])
+
+
+async def test_odd_bytes_in_a_request_id_cost_nothing_but_the_id(dispatcher: Dispatcher) -> None:
+    """An id that is not printable is left out, and the answer stays one."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD.replace(b"\r\n\r\n", b"\r\nX-Request-Id: a\xff\xfeb\r\n\r\n") + frame("a", finish=True))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async with provider(answer) as (port, _):
+        events = await dispatcher.generate(call(port))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].receipt.attempts[0].upstream_request_id == ""

@@ -12,13 +12,16 @@ from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.errors import ProtocolError, ProviderError, Reason, StreamTruncated
 from keyswitch_engine.events import (
     ArgumentsDelta,
+    AudioBlock,
     BlockEvent,
     BlockStart,
     BlockStop,
     Citation,
     CitationDelta,
     Ending,
+    ImageBlock,
     LogprobsDelta,
+    MediaDelta,
     ProviderState,
     ReasoningBlock,
     ReasoningDelta,
@@ -47,9 +50,10 @@ def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **fiel
 DONE = b"data: [DONE]\n\n"
 
 
-def stream(*chunks: bytes, **flags: Any) -> tuple[list[BlockEvent], Ending]:
+def stream(*chunks: bytes, marked: bool = True, **flags: Any) -> tuple[list[BlockEvent], Ending]:
+    """Decode chunks, and the marker that completes them."""
     decoder = CHAT.decoder(profile(**flags), stream=True)
-    events = [event for piece in chunks for event in decoder.feed(piece)]
+    events = [event for piece in (*chunks, *([DONE] if marked else [])) for event in decoder.feed(piece)]
     last, ending = decoder.end()
     return events + last, ending
 
@@ -68,7 +72,7 @@ def text_of(events: Iterable[BlockEvent]) -> str:
 def test_text_is_one_block() -> None:
     """Deltas of text open a block once, add to it, and the end closes it."""
     events, ending = stream(chunk({"role": "assistant", "content": ""}), chunk({"content": "a"}),
-                            chunk({"content": "b"}), chunk(finish="stop"), DONE)  # fmt: skip
+                            chunk({"content": "b"}), chunk(finish="stop"))  # fmt: skip
     assert events == [BlockStart(0, TextBlock()), TextDelta(0, "a"), TextDelta(0, "b"), BlockStop(0)]
     assert ending == Ending(StopReason.STOP, "stop", None, "m1")
 
@@ -76,7 +80,7 @@ def test_text_is_one_block() -> None:
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "reasoning_text"])
 def test_reasoning_comes_in_a_block_before_the_text(field: str) -> None:
     """Every spelling of reasoning opens a block of its own, closed by the text."""
-    events, _ = stream(chunk({field: "hm"}), chunk({"content": "so"}), chunk(finish="stop"), DONE)
+    events, _ = stream(chunk({field: "hm"}), chunk({"content": "so"}), chunk(finish="stop"))
     assert events == [
         BlockStart(0, ReasoningBlock()), ReasoningDelta(0, "hm"), BlockStop(0),
         BlockStart(1, TextBlock()), TextDelta(1, "so"), BlockStop(1),
@@ -89,7 +93,7 @@ def test_reasoning_details_become_state_and_are_not_counted_twice() -> None:
     events, _ = stream(
         chunk({"reasoning": "a", "reasoning_details": [detail | {"text": "a"}]}),
         chunk({"reasoning": "b", "reasoning_details": [detail | {"text": "b", "signature": "s"}]}),
-        chunk({"content": "so"}), chunk(finish="stop"), DONE,
+        chunk({"content": "so"}), chunk(finish="stop"),
     )  # fmt: skip
     assert [event.text for event in events if isinstance(event, ReasoningDelta)] == ["a", "b"]
     state = events[3].state if isinstance(events[3], BlockStop) else None
@@ -141,7 +145,7 @@ def call(index: int | None, call_id: str | None, name: str | None, arguments: st
 )  # fmt: skip
 def test_fragments_of_tool_calls_find_each_other(fragments: list[dict[str, Any]]) -> None:
     """However providers number and name fragments, each call gets its own arguments in order."""
-    events, ending = stream(*(chunk(fragment) for fragment in fragments), chunk(finish="tool_calls"), DONE)
+    events, ending = stream(*(chunk(fragment) for fragment in fragments), chunk(finish="tool_calls"))
     starts = {event.index: event.block for event in events if isinstance(event, BlockStart)}
     arguments: dict[int, str] = dict.fromkeys(starts, "")
     for event in events:
@@ -197,14 +201,14 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     "chunks",
     [
         pytest.param([chunk({"content": "a"}), chunk(finish="stop"), chunk(choices=[], usage=USAGE)], id="separate"),
-        pytest.param([chunk({"content": "a"}), chunk(finish="stop", usage=USAGE), DONE], id="with the finish"),
+        pytest.param([chunk({"content": "a"}), chunk(finish="stop", usage=USAGE)], id="with the finish"),
         pytest.param([chunk({"content": "a"}), chunk(finish="stop", usage=USAGE), chunk(choices=[], usage=USAGE)],
                      id="twice"),
         pytest.param([chunk({"content": "a"}, usage={"prompt_tokens": 3, "completion_tokens": 1}),
                       chunk(finish="stop", usage=USAGE)], id="cumulative"),
-        pytest.param([chunk({"content": "a"}), chunk(finish="stop"), chunk({"content": ""}, usage=USAGE), DONE],
+        pytest.param([chunk({"content": "a"}), chunk(finish="stop"), chunk({"content": ""}, usage=USAGE)],
                      id="after it with a dummy choice"),
-        pytest.param([chunk({"content": "a"}), chunk(finish="stop", x_groq={"usage": USAGE}), DONE], id="x_groq"),
+        pytest.param([chunk({"content": "a"}), chunk(finish="stop", x_groq={"usage": USAGE})], id="x_groq"),
     ],
 )  # fmt: skip
 def test_usage_is_set_wherever_it_comes(chunks: list[bytes]) -> None:
@@ -240,27 +244,29 @@ def test_normalised_counts_include_their_parts_or_are_absent(
 @pytest.mark.parametrize(
     ("terminal", "chunks", "complete"),
     [
-        ("any", [chunk(finish="stop")], True),
-        ("any", [DONE], True),
-        ("any", [], False),
+        ("done", [], False),
         ("done", [chunk(finish="stop")], False),
+        ("done", [DONE], True),
+        ("done", [b"data: [DONE]"], True),
+        ("done", [b"data: [DON"], False),
         ("done", [chunk(finish="stop"), DONE], True),
-        ("finish", [DONE], False),
+        ("finish", [], False),
+        ("finish", [DONE], True),
         ("finish", [chunk(finish="stop")], True),
     ],
 )
 def test_the_row_says_what_completes_a_stream(terminal: str, chunks: list[bytes], complete: bool) -> None:
     """A stream that ends without its marker is truncated, never a stop."""
     if complete:
-        stream(chunk({"content": "a"}), *chunks, terminal=terminal)
+        stream(chunk({"content": "a"}), *chunks, marked=False, terminal=terminal)
     else:
         with pytest.raises(StreamTruncated):
-            stream(chunk({"content": "a"}), *chunks, terminal=terminal)
+            stream(chunk({"content": "a"}), *chunks, marked=False, terminal=terminal)
 
 
 def test_a_marker_without_a_reason_is_unknown() -> None:
     """A stream that says it is over, but not why, stopped for an unknown reason."""
-    _, ending = stream(chunk({"content": "a"}), DONE)
+    _, ending = stream(chunk({"content": "a"}))
     assert (ending.stop_reason, ending.raw_stop_reason) == (StopReason.UNKNOWN, "")
 
 
@@ -293,6 +299,13 @@ def test_each_delta_is_out_before_the_next_frame_is_fed() -> None:
         (b'data: {"error":{"message":"You exceeded your current quota","code":"insufficient_quota"}}\n\n',
          Reason.INSUFFICIENT_CREDIT),
         (chunk(finish="error"), Reason.PROVIDER_UNAVAILABLE),
+        (chunk(finish="network_error"), Reason.PROVIDER_UNAVAILABLE),
+        (chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "error",
+                         "error": {"code": 402, "message": "Insufficient credits"}}]), Reason.INSUFFICIENT_CREDIT),
+        (b'data: {"object":"error","message":"boom","type":"InternalServerError","code":500}\n\n',
+         Reason.PROVIDER_UNAVAILABLE),
+        (b'data: {"base_resp":{"status_code":1000,"status_msg":"unknown"}}\n\n', Reason.PROVIDER_UNAVAILABLE),
+        (b'data: {"choices":[],"base_resp":{"status_code":1000,"status_msg":"x"}}\n\n', Reason.PROVIDER_UNAVAILABLE),
     ],
 )  # fmt: skip
 def test_a_failure_in_the_middle_keeps_its_class_and_what_came_before(frame: bytes, reason: Reason) -> None:
@@ -324,18 +337,120 @@ def test_what_is_not_the_dialect_is_a_protocol_error(body: bytes) -> None:
 def test_think_tags_are_split_only_where_the_row_says_so() -> None:
     """`<think>` is text by default, and reasoning with the flag, however it is cut."""
     text = "<think>\nhm</think>\n\nso < that"
-    plain, _ = stream(chunk({"content": text}), DONE)
+    plain, _ = stream(chunk({"content": text}))
     assert text_of(plain) == text
-    events, _ = stream(*(chunk({"content": letter}) for letter in text), DONE, think_tags=True)
+    events, _ = stream(*(chunk({"content": letter}) for letter in text), think_tags=True)
     assert text_of(events) == "so < that"
     assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == "hm"
+
+
+def test_calls_of_other_names_are_others_under_the_same_number() -> None:
+    """Without ids and all numbered 0, two functions are two calls."""
+    events, _ = stream(chunk(call(0, "", "f", "{}")), chunk(call(0, "", "g", "{}")))
+    assert [
+        event.block.name for event in events if isinstance(event, BlockStart) and isinstance(event.block, ToolCallBlock)
+    ] == ["f", "g"]
+
+
+def test_a_second_choice_is_part_of_the_answer_where_the_row_says_so() -> None:
+    """Text in the first choice and a call in the second are one answer."""
+    second = {"index": 1, "delta": call(0, "a", "f", "{}"), "finish_reason": "tool_calls"}
+    events, ending = stream(chunk({"content": "so"}), chunk(choices=[second]), split_choices=True)
+    assert [type(event.block) for event in events if isinstance(event, BlockStart)] == [TextBlock, ToolCallBlock]
+    assert ending.stop_reason is StopReason.TOOL_CALLS
+
+
+def test_images_and_sound_are_blocks() -> None:
+    """An image comes whole in a data URL, sound in pieces."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
+    events, _ = stream(chunk({"content": "look"}), chunk({"images": [image]}), chunk({"audio": {"id": "a1"}}),
+                       chunk({"audio": {"data": "YWI="}}), chunk({"audio": {"data": "Yw=="}}))  # fmt: skip
+    assert events[2:] == [
+        BlockStop(0), BlockStart(1, ImageBlock("image/png")), MediaDelta(1, b"png"), BlockStop(1),
+        BlockStart(2, AudioBlock("audio/pcm")), MediaDelta(2, b"ab"), MediaDelta(2, b"c"),
+        BlockStop(2, ProviderState("test", "openai-chat", b'{"id":"a1"}')),
+    ]  # fmt: skip
+
+
+def test_media_in_an_unknown_form_is_no_silence() -> None:
+    """What cannot be passed on fails rather than vanishes."""
+    with pytest.raises(ProtocolError):
+        stream(chunk({"images": [{"url": "https://e.example/a.png"}]}))
+    with pytest.raises(ProtocolError):
+        stream(chunk({"audio": {"data": "%%%"}}))
+
+
+@pytest.mark.parametrize(
+    ("field", "citations"),
+    [
+        ({"search_results": [{"url": "https://a.example", "title": "A", "snippet": "q", "date": None}]},
+         [Citation("https://a.example", "A", "q")]),
+        ({"citations": ["https://a.example", "https://b.example"]},
+         [Citation("https://a.example"), Citation("https://b.example")]),
+        ({"citations": ["https://a.example"], "search_results": [{"url": "https://a.example", "title": "A"}]},
+         [Citation("https://a.example", "A")]),
+        ({"citations": "none"}, []),
+    ],
+)  # fmt: skip
+def test_sources_of_the_whole_answer_are_cited_once(field: dict[str, Any], citations: list[Citation]) -> None:
+    """Repeated on every chunk, they stand once at the end of the text."""
+    events, _ = stream(
+        chunk({"content": "a"}, **field), chunk({"content": "b"}, **field), chunk(finish="stop", **field)
+    )
+    assert [event.citation for event in events if isinstance(event, CitationDelta)] == citations
+
+
+@pytest.mark.parametrize("place", [-1, 10**18])
+def test_a_place_that_cannot_be_one_is_left_out(place: int) -> None:
+    """The citation stays."""
+    citation = {"type": "url_citation", "url_citation": {"url": "u", "start_index": place, "end_index": place}}
+    events, _ = stream(chunk({"content": "a", "annotations": [citation]}))
+    assert CitationDelta(0, Citation("u")) in events
+
+
+@pytest.mark.parametrize("count", [-1, 1e30, 2**60])
+def test_a_count_that_cannot_be_one_is_left_out(count: float) -> None:
+    """Neither negative nor absurd counts are passed on."""
+    _, ending = stream(chunk(finish="stop", usage={"prompt_tokens": count, "completion_tokens": 4}))
+    assert ending.usage is not None
+    assert (ending.usage.input_tokens, ending.usage.output_tokens) == (None, 4)
+
+
+def test_citations_and_think_tags_do_not_lose_the_state_of_reasoning() -> None:
+    """Whatever ends the reasoning, its details go with it; entries with ids of their own stay apart."""
+    details = [
+        {"type": "reasoning.encrypted", "data": "A", "id": "1"},
+        {"type": "reasoning.encrypted", "data": "B", "id": "2"},
+    ]
+    citation = {"type": "url_citation", "url_citation": {"url": "u"}}
+    for following, flags in (({"annotations": [citation]}, {}), ({"content": "so"}, {"think_tags": True})):
+        events, _ = stream(chunk({"reasoning_details": details}), chunk(following), **flags)
+        stop = next(event for event in events if isinstance(event, BlockStop))
+        assert stop.state is not None
+        assert json.loads(stop.state.data) == details
+
+
+def test_endless_reasoning_details_are_bounded() -> None:
+    """What has to be kept until the end has a bound."""
+    decoder = CHAT.decoder(profile(), stream=True)
+    big = chunk({"reasoning_details": [{"type": "reasoning.text", "text": "x" * 1_000_000}]})
+    with pytest.raises(ProtocolError):
+        for _ in range(40):
+            decoder.feed(big)
+
+
+def test_deep_nesting_is_a_protocol_error() -> None:
+    """JSON nested beyond any sense is not the provider's dialect, wherever it stands."""
+    for deep in ("[" * 5000, '{"x":' + "[" * 5000):
+        with pytest.raises(ProtocolError):
+            CHAT.decoder(profile(), stream=True).feed(f"data: {deep}\n\n".encode())
 
 
 def test_other_choices_are_ignored() -> None:
     """Only the first choice was asked for."""
     other = {"index": 1, "delta": {"content": "x"}, "finish_reason": "stop"}
     with pytest.raises(StreamTruncated):
-        stream(chunk(choices=[other]))
+        stream(chunk(choices=[other]), marked=False)
 
 
 @pytest.mark.parametrize(

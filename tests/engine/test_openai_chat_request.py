@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -170,7 +171,7 @@ def test_sampling_takes_the_providers_fields() -> None:
         ("object", Reasoning(ReasoningEffort.LOW), {"reasoning": {"effort": "low"}}),
         ("object", Reasoning(budget_tokens=500), {"reasoning": {"max_tokens": 500}}),
         ("thinking", Reasoning(ReasoningEffort.NONE), {"thinking": {"type": "disabled"}}),
-        ("thinking", Reasoning(ReasoningEffort.LOW), {"thinking": {"type": "enabled"}}),
+        ("thinking", Reasoning(ReasoningEffort.HIGH), {"thinking": {"type": "enabled"}}),
         ("none", Reasoning(), {}),
     ],
 )
@@ -211,6 +212,44 @@ def test_what_cannot_be_expressed_is_refused_by_name(generation: Generation, fla
     with pytest.raises(DispatchError) as raised:
         write(generation, **flags)
     assert (raised.value.reason, raised.value.field) == (Reason.UNSUPPORTED_FEATURE, field)
+
+
+def test_media_that_the_model_made_goes_back_as_its_provider_takes_it() -> None:
+    """Images go back where the row says so, sound by the id that it was given; other sound is refused."""
+    image = Part(ImagePart(InlineMedia(b"png", "image/png")))
+    sound = Part(AudioPart(InlineMedia(b"x", "audio/pcm")), ProviderState("test", "openai-chat", b'{"id":"a1"}'))
+    body = write(said(image, sound, role=Role.ASSISTANT), assistant_images=True)
+    assert body["messages"][0] == {
+        "role": "assistant",
+        "content": "",
+        "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}],
+        "audio": {"id": "a1"},
+    }
+    for part, flags in ((image, {}), (Part(sound.content), {"assistant_images": True})):
+        with pytest.raises(DispatchError) as raised:
+            write(said(part, role=Role.ASSISTANT), **flags)
+        assert raised.value.reason is Reason.UNSUPPORTED_FEATURE
+
+
+def test_ids_of_calls_are_short_where_they_have_to_be() -> None:
+    """Call and result keep together; an id of nine letters and digits stays."""
+    turns = (
+        Message(
+            Role.ASSISTANT, (Part(ToolCallPart("call_abc", "f", "{}")), Part(ToolCallPart("abcDEF123", "f", "{}")))
+        ),
+        Message(Role.TOOL, (Part(ToolResultPart("call_abc", (Part(TextPart("r")),), is_error=False)),)),
+    )
+    assistant, result = write(Generation(turns), short_tool_ids=True)["messages"]
+    first, second = (call["id"] for call in assistant["tool_calls"])
+    assert re.fullmatch("[0-9a-zA-Z]{9}", first)
+    assert (result["tool_call_id"], second) == (first, "abcDEF123")
+
+
+def test_tools_cannot_be_demanded_where_there_is_no_word_for_it() -> None:
+    """The row says so, and the choice is refused by its name."""
+    with pytest.raises(DispatchError) as raised:
+        write(Generation((HELLO,), tools=(FunctionTool("f"),), tool_choice="required"), tool_choice_required="none")
+    assert raised.value.field == "tool_choice.required"
 
 
 def test_options_are_merged_last_and_never_override() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_server import logging
 from keyswitch_server.guard import Guard
@@ -115,3 +116,22 @@ async def test_a_method_that_nobody_serves_is_unimplemented(served: tuple[grpc.a
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await served[0].unary_unary("/test.Service/nothing")(b"x", timeout=5)
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xff\xff", b"\x0a\x05\xff", b"\x1a\x02" * 5000])
+@pytest.mark.parametrize("method", ["Generate", "StreamGenerate", "ExplainRoute"])
+async def test_a_request_that_cannot_be_decoded_has_a_typed_status(
+    channel: grpc.aio.Channel, method: str, garbage: bytes
+) -> None:
+    """Bytes that are no message of the contract are INVALID_REQUEST, with the details of every other status."""
+    path = f"/keyswitch.v1.DispatchService/{method}"
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        if method == "StreamGenerate":
+            await channel.unary_stream(path)(garbage, timeout=5).read()
+        else:
+            await channel.unary_unary(path)(garbage, timeout=5)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    metadata = dict(raised.value.trailing_metadata() or ())
+    info = error_details_pb2.ErrorInfo()
+    status_pb2.Status.FromString(bytes(metadata["grpc-status-details-bin"])).details[0].Unpack(info)
+    assert info.reason == "INVALID_REQUEST"

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +28,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from keyswitch.v1 import error_pb2, usage_pb2
+
+from keyswitch_client.enums import value_name
 
 __all__ = [
     "BY_REASON", "CallerError", "ContentRefusedError", "CredentialError", "DeadlineError", "InternalError",
@@ -54,7 +57,7 @@ class KeyswitchError(Exception):
             failure.retry_after.ToTimedelta().total_seconds() if failure.HasField("retry_after") else None
         )
         """Seconds to wait before that; None if nothing is known."""
-        self.origin = error_pb2.ErrorOrigin.Name(failure.origin).removeprefix("ERROR_ORIGIN_")
+        self.origin = value_name(error_pb2.ErrorOrigin, failure.origin, "ERROR_ORIGIN_")
         """Who has to act: `CALLER`, `GATEWAY` or `PROVIDER`; `UNSPECIFIED` where the service did not say."""
         self.provider: str = failure.provider
         self.model: str = failure.model
@@ -153,6 +156,7 @@ BY_REASON: Mapping[str, type[KeyswitchError]] = MappingProxyType(
         "CALLER_NOT_PERMITTED": CallerError,
         "CALLER_LIMITED": RateLimitedError,
         "INTERNAL": InternalError,
+        "SERVER_STOPPED": UnavailableError,
     }
 )
 """The class of every reason."""
@@ -175,14 +179,15 @@ def from_status(code: grpc.StatusCode, message: str | None, trailing_metadata: I
     violations: list[tuple[str, str]] = []
     for detail in _details(trailing_metadata):
         info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        if detail.Is(failure.DESCRIPTOR):
-            detail.Unpack(failure)
-        elif detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-            reason = info.reason
-        elif detail.Is(bad_request.DESCRIPTOR):
-            detail.Unpack(bad_request)
-            violations += [(violation.field, violation.description) for violation in bad_request.field_violations]
+        with contextlib.suppress(DecodeError):  # one that cannot be read says nothing; the status still does
+            if detail.Is(failure.DESCRIPTOR):
+                detail.Unpack(failure)
+            elif detail.Is(info.DESCRIPTOR):
+                detail.Unpack(info)
+                reason = info.reason
+            elif detail.Is(bad_request.DESCRIPTOR):
+                detail.Unpack(bad_request)
+                violations += [(violation.field, violation.description) for violation in bad_request.field_violations]
     kind = BY_REASON.get(reason) or _BY_CODE.get(code, KeyswitchError)
     error = kind(code, message or "no explanation was given", failure, reason)
     error.violations = tuple(violations)

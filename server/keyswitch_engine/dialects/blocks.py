@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
+from typing import Final
+
+from keyswitch_engine.errors import ProtocolError
 from keyswitch_engine.events import (
     ArgumentsDelta,
     AudioBlock,
@@ -22,7 +26,19 @@ from keyswitch_engine.events import (
     ToolCallBlock,
 )
 
-__all__ = ["BlockBuilder"]
+__all__ = ["MAX_BLOCKS", "BlockBuilder", "new_call_id"]
+
+MAX_BLOCKS: Final = 100_000
+"""Most parts of one answer; each takes memory until the end."""
+
+
+def new_call_id() -> str:
+    """Return an id for a tool call that came without one.
+
+    It is unlike any other: calls of several turns stand in one conversation, and providers refuse one with the same id
+    twice.
+    """
+    return f"call_{secrets.token_hex(12)}"
 
 
 class BlockBuilder:
@@ -97,12 +113,23 @@ class BlockBuilder:
         index = self.next_index()
         self._events += (BlockStart(index, block), MediaDelta(index, data), BlockStop(index, state))
 
+    def sound(self, media_type: str, data: bytes) -> None:
+        """Add to a sound that comes in pieces; the type of the first one counts."""
+        if self._open_type is not AudioBlock:
+            self._begin(AudioBlock(media_type))
+        self._events.append(MediaDelta(self._open, data))
+
     def next_index(self) -> int:
-        """Close what is open of text, reasoning or refusal, and take the next index."""
+        """Close what is open of text, reasoning or refusal, and take the next index.
+
+        Raises:
+            ProtocolError: the answer has more blocks than any makes sense with.
+        """
         self.close_open()
-        index = self._next
+        if self._next >= MAX_BLOCKS:
+            raise ProtocolError(f"the provider's answer has more than {MAX_BLOCKS} parts")
         self._next += 1
-        return index
+        return self._next - 1
 
     def open_text(self) -> int | None:
         """Return the index of the text block that is open, None if none is."""
@@ -112,6 +139,11 @@ class BlockBuilder:
     def in_reasoning(self) -> bool:
         """Whether a reasoning block is open."""
         return self._open_type is ReasoningBlock
+
+    @property
+    def in_sound(self) -> bool:
+        """Whether a sound is open."""
+        return self._open_type is AudioBlock
 
     def close_open(self, state: ProviderState | None = None) -> None:
         """Close the text, reasoning or refusal block that is open, if one is."""
@@ -130,8 +162,6 @@ class BlockBuilder:
 
     def _begin(self, block: Block) -> None:
         """Open a block in place of the one that is open."""
-        self.close_open()
-        self._open = self._next
-        self._next += 1
+        self._open = self.next_index()
         self._open_type = type(block)
         self._events.append(BlockStart(self._open, block))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Final, TypeVar
 
 import msgspec
 
 from keyswitch_engine.errors import ProtocolError
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -14,6 +16,8 @@ __all__ = [
     "WholeBody",
     "bound",
     "decode",
+    "decode_base64",
+    "encode",
     "first_count",
     "including",
     "read_count",
@@ -25,6 +29,9 @@ T = TypeVar("T")
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """Largest whole answer that is accepted, in bytes."""
+
+_MOST: Final = 1 << 53
+"""Above it floats are no longer exact, and no answer has as many tokens."""
 
 MAX_USAGE_JSON: Final = 2048
 """Largest usage object that is passed on, in bytes."""
@@ -48,14 +55,41 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
     """
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED_JSON as error:
         raise ProtocolError("the provider sent something that is not in its dialect") from error
 
 
+def encode(value: object) -> bytes:
+    """Encode a value that came decoded.
+
+    Raises:
+        ProtocolError: it is nested too deeply, if only by a little since decoding it was possible.
+    """
+    try:
+        return msgspec.json.encode(value)
+    except RecursionError as error:
+        raise ProtocolError("the provider sent something that is nested too deeply") from error
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode bytes that came as text.
+
+    Raises:
+        ProtocolError: it is not base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ProtocolError("the provider sent something that is not in base64") from error
+
+
 def first_count(*counts: float | None) -> int | None:
-    """Return the first count that was reported; some providers write whole numbers as floats."""
+    """Return the first count that was reported; some providers write whole numbers as floats.
+
+    A number that cannot be a count of tokens is none.
+    """
     for count in counts:
-        if count is not None:
+        if count is not None and 0 <= count <= _MOST:
             return int(count)
     return None
 

@@ -13,6 +13,7 @@ import msgspec
 from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable, Violation
 from keyswitch_engine.events import ProviderState
 from keyswitch_engine.generation import InlineMedia, MediaSource, Part, TextPart
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = [
     "base64_text",
@@ -25,6 +26,7 @@ __all__ = [
     "own_state",
     "raw_json",
     "raw_object",
+    "short_id",
     "unsupported",
 ]
 
@@ -130,6 +132,14 @@ def fitting_id(call_id: str) -> str:
     return _UNFIT.sub("_", call_id)
 
 
+_SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
+
+
+def short_id(call_id: str) -> str:
+    """Return a tool call's id of nine letters and digits, as Mistral demands; its own ids stay as they are."""
+    return call_id if _SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
 def raw_object(text: bytes | None, field: str) -> dict[str, msgspec.Raw]:
     """Return the fields of a JSON object that a provider handed out, or that the caller wrote for it, as they are.
 
@@ -142,5 +152,5 @@ def raw_object(text: bytes | None, field: str) -> dict[str, msgspec.Raw]:
         return {}
     try:
         return _OPTIONS.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED_JSON as error:
         raise InvalidRequest([Violation(field, "its state or configuration is no JSON object")]) from error

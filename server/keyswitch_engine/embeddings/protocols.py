@@ -18,6 +18,7 @@ from keyswitch_engine.dialects.writing import encode_body, unsupported
 from keyswitch_engine.embeddings.base import EmbeddingInput, Embeddings, NoFlags
 from keyswitch_engine.errors import ProtocolError, ProviderError
 from keyswitch_engine.events import ReportedUsage, Usage
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = [
     "BedrockEmbeddings",
@@ -278,7 +279,7 @@ class BedrockEmbeddings(_Common):
         """Read an answer of either family, told apart by what it holds."""
         try:
             answer = _TITAN.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except MALFORMED_JSON:
             return _read_cohere(body)
         return Embeddings((tuple(answer.embedding),), _usage(answer.count))
 

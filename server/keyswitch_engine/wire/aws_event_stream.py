@@ -6,7 +6,8 @@ first such answer is read. The format is that of smithy.io, "Amazon Event Stream
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import struct
+from typing import Any, NamedTuple
 
 from keyswitch_engine.errors import ProtocolError, Reason, Unavailable
 
@@ -41,24 +42,32 @@ class AwsEventStreamDecoder:
                 Reason.UNSUPPORTED_FEATURE, "this installation lacks the extra 'bedrock', which reads AWS's streams"
             ) from error
         self._buffer = EventStreamBuffer()
-        self._errors = (ParserError, ValueError, KeyError)  # ValueError of text that is not UTF-8, KeyError of types
+        # struct.error of headers that are cut, ValueError of text that is not UTF-8, KeyError of types
+        self._errors = (ParserError, struct.error, ValueError, KeyError)
 
     def feed(self, chunk: bytes) -> list[AwsMessage]:
         """Return the messages that *chunk* completes.
 
         Raises:
-            ProtocolError: a checksum is wrong, or a message is larger than 24 MiB.
+            ProtocolError: a checksum is wrong, a message is none behind its checksums, or is larger than 24 MiB.
         """
         self._buffer.add_data(chunk)
         try:
-            return [_message(message.headers, message.payload) for message in self._buffer]
+            return [_message(message) for message in self._buffer]
         except self._errors as error:
             raise ProtocolError("the provider's event stream is damaged") from error
 
 
-def _message(headers: dict[str, object], payload: bytes) -> AwsMessage:
-    """Read the headers that say what a message is; the specification calls them `:message-type` and so on."""
+def _message(message: Any) -> AwsMessage:
+    """Read the headers that say what a message is; the specification calls them `:message-type` and so on.
+
+    Raises:
+        ValueError: the headers reach beyond the message, which botocore does not check.
+    """
+    if message.prelude.payload_length < 0:
+        raise ValueError
+    headers: dict[str, object] = message.headers
     kind = str(headers.get(":message-type", "event"))
     name = {"exception": ":exception-type", "error": ":error-code"}.get(kind, ":event-type")
-    message = headers.get(":error-message")
-    return AwsMessage(kind, str(headers.get(name, "")), payload or (str(message).encode() if message else b""))
+    told = headers.get(":error-message")
+    return AwsMessage(kind, str(headers.get(name, "")), message.payload or (str(told).encode() if told else b""))

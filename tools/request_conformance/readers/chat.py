@@ -76,8 +76,8 @@ def read(body: Json, provider: str) -> Json:
             found["reasoning"] = {"budgetTokens": budget}
             del body["reasoning"]
     match body.get("thinking"):
-        case {"type": "disabled", **rest} if not rest:
-            found["reasoning"] = effort_of("none")
+        case {"type": "disabled" | "enabled" as switch, **rest} if not rest:
+            found["reasoning"] = effort_of("high" if switch == "enabled" else "none")
             del body["thinking"]
     if body.get("logprobs") is True:
         found["logprobs"] = {"top": body.pop("top_logprobs", 0)}

@@ -9,6 +9,7 @@ from keyswitch_engine.dialects.anthropic_messages.wire import BLOCK, EVENT, MESS
 from keyswitch_engine.dialects.anthropic_messages.wire import Message as WireMessage
 from keyswitch_engine.dialects.anthropic_messages.wire import Usage as WireUsage
 from keyswitch_engine.dialects.base import Profile
+from keyswitch_engine.dialects.blocks import new_call_id
 from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, usage_json
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
@@ -31,6 +32,7 @@ from keyswitch_engine.events import (
     ToolCallBlock,
     Usage,
 )
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
 
@@ -76,6 +78,7 @@ class _Answering:
         self._events: list[BlockEvent] = []
         self._open: dict[int, _Open] = {}
         self._next = 0
+        self._kept = 0
         self._stop = ""
         self._usage: dict[str, msgspec.Raw] = {}
         self._model = ""
@@ -103,6 +106,11 @@ class _Answering:
             counts = decode(RESULT, usage)
             self._usage |= {name: value.copy() for name, value in counts.items() if bytes(value) != b"null"}
 
+    def _keep(self, size: int) -> None:
+        """Count what is kept until its block ends, within bounds."""
+        self._kept += size
+        bound(self._kept)
+
     def _begin(self, number: int, raw: msgspec.Raw) -> None:
         """Begin the block that the provider calls *number*, with the content that it may have already."""
         block = decode(BLOCK, raw)
@@ -110,6 +118,7 @@ class _Answering:
             raise ProtocolError("the provider began a block twice")
         index = self._next
         self._next += 1
+        self._keep(len(raw))
         begun = self._open[number] = _Open(index, block.type, block, bytes(raw))
         match block.type:
             case "text":
@@ -125,12 +134,13 @@ class _Answering:
             case "redacted_thinking":
                 self._events.append(BlockStart(index, ReasoningBlock()))
             case "tool_use":
-                self._events.append(BlockStart(index, ToolCallBlock(block.id or f"call_{index}", block.name or "")))
+                self._events.append(BlockStart(index, ToolCallBlock(block.id or new_call_id(), block.name or "")))
             case _:
                 self._events.append(BlockStart(index, OpaqueBlock(block.type)))
 
     def _cite(self, block: _Open, raw: msgspec.Raw) -> None:
         """Add a source to a text; the provider wants it back with the text."""
+        self._keep(len(raw))
         block.citations.append(raw.copy())
         found = decode(_CITED, raw)
         citation = Citation(
@@ -163,7 +173,7 @@ class _Answering:
     def _message(self, body: bytes) -> tuple[list[BlockEvent], Ending]:
         """Read a whole message."""
         message = decode(MESSAGE, body)
-        if message.type == "error" or message.content is None or len(message.error):
+        if message.type == "error" or message.content is None or bytes(message.error) not in (b"", b"null"):
             raise read_error(body, 200, self._profile.error_rules)
         self._note(message)
         for number, block in enumerate(message.content):
@@ -237,18 +247,23 @@ class StreamDecoder(_Answering):
                 break
             if framed.type == "error":
                 raise read_error(framed.data, 200, self._profile.error_rules)
-            if framed.data.startswith(b"[DONE]"):  # of re-implementers
-                self.done = True
+            try:
+                event = EVENT.decode(framed.data)
+            except MALFORMED_JSON as error:
+                if not framed.data.startswith(b"[DONE]"):  # of re-implementers; completes nothing by itself
+                    raise ProtocolError("the provider sent something that is not in its dialect") from error
+                self.done = bool(self._stop)
+                continue
+            if event.type == "content_block_delta":
+                if event.delta is not None:
+                    self._delta(event.index, event.delta)
             else:
-                self._event(decode(EVENT, framed.data), framed.data)
+                self._event(event, framed.data)
         return self.pending
 
     def _event(self, event: Event, data: bytes) -> None:
-        """Read one event; types that are not known mean nothing, as the reference asks."""
+        """Read one event but a delta; types that are not known mean nothing, as the reference asks."""
         match event.type:
-            case "content_block_delta":
-                if event.delta is not None:
-                    self._delta(event.index, event.delta)
             case "content_block_start":
                 self._begin(event.index, event.content_block)
             case "content_block_stop":
@@ -284,8 +299,10 @@ class StreamDecoder(_Answering):
                     block.spoken = True
                     self._events.append(ArgumentsDelta(block.index, delta.partial_json))
             else:
+                self._keep(len(delta.partial_json))
                 block.fragments.append(delta.partial_json)
         elif delta.signature is not None:
+            self._keep(len(delta.signature))
             block.signature += delta.signature
         elif len(delta.citation) and block.kind == "text":
             self._cite(block, delta.citation)
@@ -294,7 +311,7 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._message(body)
-        if not self.done and not self._stop:
+        if not self.done:
             raise StreamTruncated
         return self._close()
 

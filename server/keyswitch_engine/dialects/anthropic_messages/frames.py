@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -11,7 +9,7 @@ import msgspec
 
 from keyswitch_engine.dialects.aws import read_exception
 from keyswitch_engine.dialects.base import Profile
-from keyswitch_engine.errors import ProtocolError
+from keyswitch_engine.dialects.reading import decode, decode_base64
 from keyswitch_engine.wire.aws_event_stream import AwsEventStreamDecoder
 from keyswitch_engine.wire.sse import ServerSentEvent
 
@@ -43,11 +41,7 @@ class InvokeFrames:
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """Yield the events that *chunk* completes; raises the exception that one of the messages may be."""
         for message in self._messages.feed(chunk):
-            if message.kind != "event":
+            if message.kind != "event" or message.type.endswith("Exception"):
                 raise read_exception(message, self._profile.error_rules)
             if message.type == "chunk":
-                try:
-                    data = base64.b64decode(_CHUNK.decode(message.payload).bytes, validate=True)
-                except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as error:
-                    raise ProtocolError("the provider sent a chunk that is not in its dialect") from error
-                yield ServerSentEvent("", data)
+                yield ServerSentEvent("", decode_base64(decode(_CHUNK, message.payload).bytes))

@@ -287,12 +287,14 @@ def _output(generation: Generation, flags: MessagesFlags) -> dict[str, Any]:
 
 
 def _thinking(reasoning: Reasoning) -> dict[str, Any] | None:
-    """Write how the model thinks."""
+    """Write how the model thinks, and whether it shows that: models that think adaptively may do so only if asked."""
     if reasoning.budget_tokens is not None:
         return {"type": "enabled", "budget_tokens": reasoning.budget_tokens}
     if reasoning.effort is ReasoningEffort.NONE:
         return {"type": "disabled"}
-    return {"type": "adaptive"} if reasoning.effort is not None else None
+    if reasoning.effort is None:
+        return None
+    return {"type": "adaptive"} | ({"display": "summarized"} if reasoning.include_text else {})
 
 
 _NOT_HERE = ("min_p", "presence_penalty", "frequency_penalty", "seed")

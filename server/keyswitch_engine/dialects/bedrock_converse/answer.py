@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 import msgspec
@@ -22,7 +21,16 @@ from keyswitch_engine.dialects.bedrock_converse.wire import (
     ToolUse,
 )
 from keyswitch_engine.dialects.bedrock_converse.wire import Usage as WireUsage
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, usage_json
+from keyswitch_engine.dialects.blocks import MAX_BLOCKS, new_call_id
+from keyswitch_engine.dialects.reading import (
+    WholeBody,
+    bound,
+    decode,
+    decode_base64,
+    encode,
+    first_count,
+    usage_json,
+)
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     ArgumentsDelta,
@@ -62,8 +70,8 @@ STOP_REASONS = {
 }
 """Stop reasons by the API reference, and Anthropic's that passes through."""
 
-
 _SERVER_TOOL = "server_tool_use"
+_NOTHING = (b"", b"null")
 
 
 def stop_reason(raw: str) -> StopReason:
@@ -74,13 +82,16 @@ def stop_reason(raw: str) -> StopReason:
 class _Open:
     """A block that is not complete: what has to be kept of it."""
 
-    __slots__ = ("index", "kind", "pieces", "state")
+    __slots__ = ("index", "input", "kind", "redacted", "results", "signature", "state")
 
     def __init__(self, index: int, kind: type[Block]) -> None:
         self.index = index
         self.kind = kind
         self.state: dict[str, Any] = {}
-        self.pieces: list[str] = []  # of what the provider's own tool is given
+        self.input: list[str] = []  # of the provider's own tool
+        self.results: list[msgspec.Raw] = []  # likewise
+        self.signature: list[str] = []
+        self.redacted = bytearray()
 
 
 class _Answering:
@@ -91,6 +102,7 @@ class _Answering:
         self._events: list[BlockEvent] = []
         self._open: dict[int, _Open] = {}
         self._next = 0
+        self._kept = 0
         self._stop = ""
         self._usage = b""
         self.response_id = ""  # the dialect has none; the request's id is in a header
@@ -104,10 +116,22 @@ class _Answering:
     def usage(self) -> Usage | None:
         return _usage(self._usage) if self._usage else None
 
+    def _keep(self, size: int) -> None:
+        """Count what is kept; raises `ProtocolError` where it becomes too much."""
+        self._kept += size
+        bound(self._kept)
+
+    def _note_usage(self, usage: msgspec.Raw) -> None:
+        """Keep the usage, if there is any."""
+        if bytes(usage) not in _NOTHING:
+            self._usage = bytes(usage)
+
     def _begin(self, number: int, block: Block) -> _Open:
         """Begin the block that the provider calls *number*."""
         if number in self._open:
             raise ProtocolError("the provider began a block twice")
+        if self._next >= MAX_BLOCKS:
+            raise ProtocolError(f"the provider's answer has more than {MAX_BLOCKS} parts")
         opened = self._open[number] = _Open(self._next, type(block))
         self._next += 1
         self._events.append(BlockStart(opened.index, block))
@@ -125,10 +149,11 @@ class _Answering:
     def _tool_use(self, number: int, call: ToolUse) -> None:
         """Begin a tool call; one that the provider runs itself is an opaque item."""
         if call.type == _SERVER_TOOL:
-            fields = {"toolUseId": call.tool_use_id, "name": call.name, "type": call.type}
+            given: object = {} if bytes(call.input) in _NOTHING else call.input.copy()
+            fields = {"toolUseId": call.tool_use_id, "name": call.name, "type": call.type, "input": given}
             self._begin(number, OpaqueBlock(call.type)).state = {"toolUse": fields}
         else:
-            self._begin(number, ToolCallBlock(call.tool_use_id or f"call_{self._next}", call.name or ""))
+            self._begin(number, ToolCallBlock(call.tool_use_id or new_call_id(), call.name or ""))
 
     def _cite(self, block: _Open, found: Cited) -> None:
         """Add a source to a text."""
@@ -146,16 +171,15 @@ class _Answering:
         if text:
             self._events.append(ReasoningDelta(block.index, text))
         if signature:
-            block.state["signature"] = block.state.get("signature", "") + signature
+            self._keep(len(signature))
+            block.signature.append(signature)
         if found.redacted_content:
-            block.state["redactedContent"] = block.state.get("redactedContent", "") + found.redacted_content
+            self._keep(len(found.redacted_content))
+            block.redacted += decode_base64(found.redacted_content)
 
     def _image(self, block: _Open, image: Image) -> None:
         """Add to an image."""
-        try:
-            data = base64.b64decode((image.source.bytes if image.source is not None else None) or "", validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ProtocolError("the provider sent an image that is not in base64") from error
+        data = decode_base64((image.source.bytes if image.source is not None else None) or "")
         if data:
             self._events.append(MediaDelta(block.index, data))
 
@@ -164,9 +188,13 @@ class _Answering:
         block = self._open.pop(number, None)
         if block is None:
             return
-        if block.pieces:
-            block.state["toolUse"]["input"] = decode(_RAW, "".join(block.pieces).encode())
-        state = msgspec.json.encode(block.state) if block.state else None
+        if block.input:
+            block.state["toolUse"]["input"] = decode(_RAW, "".join(block.input).encode())
+        if block.signature:
+            block.state["signature"] = "".join(block.signature)
+        if block.redacted:
+            block.state["redactedContent"] = base64.b64encode(block.redacted).decode()
+        state = encode(block.state) if block.state else None
         kept = ProviderState(self._profile.provider, "bedrock-converse", state) if state is not None else None
         self._events.append(BlockStop(block.index, kept))
 
@@ -182,7 +210,7 @@ class _Answering:
         if answer.output is None or answer.output.message is None:
             raise read_aws_error(body, 200, self._profile.error_rules, {})
         self._stop = answer.stop_reason or ""
-        self._usage = bytes(answer.usage)
+        self._note_usage(answer.usage)
         for number, content in enumerate(answer.output.message.content or ()):
             self._content(number, content)
             self._end_block(number)
@@ -196,9 +224,7 @@ class _Answering:
         elif content.tool_use is not None:
             self._tool_use(number, content.tool_use)
             given = content.tool_use.input
-            if content.tool_use.type == _SERVER_TOOL:
-                self._open[number].state["toolUse"]["input"] = given
-            else:
+            if content.tool_use.type != _SERVER_TOOL:
                 text = bytes(given).decode("utf-8", "replace") if len(given) else "{}"
                 self._events.append(ArgumentsDelta(self._open[number].index, text))
         elif content.reasoning_content is not None:
@@ -217,6 +243,8 @@ class _Answering:
 
 
 _RAW = msgspec.json.Decoder(msgspec.Raw)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_PIECES = msgspec.json.Decoder(list[msgspec.Raw])
 _USAGE = msgspec.json.Decoder(WireUsage)
 
 
@@ -279,7 +307,7 @@ class StreamDecoder(_Answering):
                 if start is not None and start.tool_use is not None:
                     self._tool_use(number, start.tool_use)
                 elif start is not None and len(start.tool_result):
-                    self._begin(number, OpaqueBlock("toolResult")).state = {"toolResult": start.tool_result}
+                    self._tool_result(number, bytes(start.tool_result))
                 elif start is not None and start.image is not None:
                     self._begin(number, ImageBlock(f"image/{start.image.format or 'png'}"))
             case "contentBlockStop":
@@ -288,10 +316,18 @@ class StreamDecoder(_Answering):
                 self._stopped = True
                 self._stop = event.stop_reason or ""
             case "metadata":
-                self._usage = bytes(event.usage)
+                self._note_usage(event.usage)
                 self.done = self._stopped
             case _:
                 pass
+
+    def _tool_result(self, number: int, head: bytes) -> None:
+        """Begin the result of the provider's own tool; its content comes in pieces."""
+        fields = decode(_FIELDS, head)
+        block = self._begin(number, OpaqueBlock("toolResult"))
+        self._keep(len(head))
+        block.results = decode(_PIECES, fields.get("content", b"[]"))
+        block.state = {"toolResult": fields | {"content": block.results}}
 
     def _delta(self, number: int, delta: Delta) -> None:
         """Read what is added to a block."""
@@ -309,10 +345,12 @@ class StreamDecoder(_Answering):
             if delta.tool_use.input and open_block.kind is ToolCallBlock:
                 self._events.append(ArgumentsDelta(open_block.index, delta.tool_use.input))
             elif delta.tool_use.input and "toolUse" in open_block.state:
-                open_block.pieces.append(delta.tool_use.input)
+                self._keep(len(delta.tool_use.input))
+                open_block.input.append(delta.tool_use.input)
         elif len(delta.tool_result) and "toolResult" in open_block.state:
-            head = decode(_FIELDS, open_block.state["toolResult"])
-            open_block.state["toolResult"] = head | {"content": delta.tool_result}
+            self._keep(len(delta.tool_result))
+            pieces = decode(_PIECES, bytes(delta.tool_result))
+            open_block.results += pieces
         elif delta.image is not None and open_block.kind is ImageBlock:
             self._image(open_block, delta.image)
 
@@ -323,9 +361,6 @@ class StreamDecoder(_Answering):
         if not self._stopped:
             raise StreamTruncated
         return self._close()
-
-
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class WholeDecoder(_Answering):

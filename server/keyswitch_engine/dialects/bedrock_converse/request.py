@@ -113,7 +113,7 @@ class _Writer:
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
-        self._documents = 0
+        self._documents: dict[str, int] = {}  # by name, with the number that its last namesake got
 
     def conversation(self, generation: Generation) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Write system text and turns. Turns of one side that follow each other become one, as the API wants them.
@@ -171,21 +171,45 @@ class _Writer:
             case AudioPart(source=source):
                 return {"audio": _media(source, _SOUNDS, f"{field}.audio")}
             case FilePart(source=source, filename=filename):
-                self._documents += 1
-                name = _UNFIT.sub("-", filename.rpartition(".")[0] or filename) or f"document-{self._documents}"
-                return {"document": {"name": name} | _media(source, _DOCUMENTS, f"{field}.file")}
+                return {"document": {"name": self._name(filename)} | _media(source, _DOCUMENTS, f"{field}.file")}
             case ToolCallPart(id=call_id, name=name, arguments_json=arguments):
-                raw_object(arguments.encode(), f"{field}.tool_call.arguments_json")
-                given = raw_json(arguments) if arguments.strip() else {}
-                return {"toolUse": {"toolUseId": fitting_id(call_id), "name": name, "input": given}}
+                return {"toolUse": {"toolUseId": fitting_id(call_id), "name": name, "input": _input(arguments, field)}}
             case ToolResultPart(tool_call_id=call_id, parts=parts, is_error=is_error):
-                content = [self._part(inner, f"{field}.tool_result.parts[{n}]") for n, inner in enumerate(parts)]
+                content = [self._result(inner, f"{field}.tool_result.parts[{n}]") for n, inner in enumerate(parts)]
                 result: dict[str, Any] = {"toolUseId": fitting_id(call_id), "content": content or [{"json": {}}]}
                 return {"toolResult": result | {"status": "error"} if is_error else result}
             case ReasoningPart(text=text):
                 return _reasoning(text, raw_object(state, field)) if state is not None else None
             case OpaquePart():
                 return dict(raw_object(state, field)) if state is not None else None
+
+    def _result(self, part: Part, field: str) -> dict[str, Any]:
+        """Write one part of a tool's result, within which nothing can be marked for the cache."""
+        block = self._part(part, field)
+        if block is None:
+            raise unsupported(field)
+        if part.cache_hint is not None:
+            raise unsupported(f"{field}.cache_hint", "only the result as a whole can have one")
+        return block
+
+    def _name(self, filename: str) -> str:
+        """Return the name of a document, which has to be another than those before it."""
+        base = _UNFIT.sub("-", filename.rpartition(".")[0] or filename) or f"document-{len(self._documents) + 1}"
+        name, number = base, self._documents.get(base, 1)
+        while name in self._documents:
+            number += 1
+            name = f"{base}-{number}"
+        self._documents[base] = number
+        self._documents.setdefault(name, 1)
+        return name
+
+
+def _input(arguments: str, field: str) -> msgspec.Raw | dict[str, Any]:
+    """Write a call's arguments, which have to be an object here."""
+    if not arguments.strip():
+        return {}
+    raw_object(arguments.encode(), f"{field}.tool_call.arguments_json")
+    return raw_json(arguments)
 
 
 def _reasoning(text: str, kept: dict[str, msgspec.Raw]) -> dict[str, Any]:
@@ -293,7 +317,11 @@ def _thinking(reasoning: Reasoning, model: str, flags: ConverseFlags) -> dict[st
             return {"thinking": {"type": "enabled", "budget_tokens": budget}}
         if effort is ReasoningEffort.NONE:
             return {"thinking": {"type": "disabled"}}
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": _EFFORTS[effort]}} if effort else {}
+        if effort is None:
+            return {}
+        # models that think adaptively are those that may show nothing unless asked; older ones know no such field
+        shown = {"display": "summarized"} if reasoning.include_text else {}
+        return {"thinking": {"type": "adaptive"} | shown, "output_config": {"effort": _EFFORTS[effort]}}
     if effort is not None and re.search(flags.nova_models, model):
         if effort is ReasoningEffort.NONE:
             return {"reasoningConfig": {"type": "disabled"}}

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from keyswitch_engine.dialects.base import Profile
-from keyswitch_engine.dialects.blocks import BlockBuilder
+from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
 from keyswitch_engine.dialects.cohere_v2.wire import ANSWER, EVENT, Cited, Content, Event, ToolCall
 from keyswitch_engine.dialects.cohere_v2.wire import Usage as WireUsage
 from keyswitch_engine.dialects.errors import read_error
@@ -41,6 +41,7 @@ STOP_REASONS = {
 
 _FAILED = frozenset({"ERROR", "TIMEOUT", "ERROR_LIMIT"})
 _PLAN, _THINKING = b'{"carrier":"tool_plan"}', b'{"carrier":"thinking"}'
+_NOTHING = frozenset({b"", b"null", b"{}"})
 _T = TypeVar("_T")
 
 
@@ -95,7 +96,7 @@ class _Answering:
         if number not in self._calls:
             self._end_reasoning()
             name = (function.name or "") if function is not None else ""
-            self._calls[number] = self._blocks.tool_call(call.id or f"call_{number}", name)
+            self._calls[number] = self._blocks.tool_call(call.id or new_call_id(), name)
         if function is not None and function.arguments:
             self._blocks.arguments(self._calls[number], function.arguments)
 
@@ -125,7 +126,7 @@ class _Answering:
     def _ended(self, reason: str | None, usage: msgspec.Raw) -> None:
         """Note how the answer ended."""
         self._finish = reason or ""
-        if len(usage) and bytes(usage) != b"{}":
+        if bytes(usage) not in _NOTHING:
             self._usage = bytes(usage)
 
     def _failure(self, message: str, code: str) -> ProviderError:
@@ -206,6 +207,7 @@ class StreamDecoder(_Answering):
         super().__init__(profile)
         self._sse = SSEDecoder()
         self._whole = WholeBody()
+        self._complete = False
 
     def feed(self, data: bytes) -> list[BlockEvent]:
         """Decode the next bytes; see `Decoder.feed`."""
@@ -216,15 +218,17 @@ class StreamDecoder(_Answering):
                 break
             if framed.data.startswith(b"[DONE]"):
                 self.done = True
+            elif framed.type == "error":
+                raise read_error(framed.data, 200, self._profile.error_rules)
             else:
-                self._event(decode(EVENT, framed.data))
+                self._event(decode(EVENT, framed.data), framed.type, framed.data)
         return self._blocks.take()
 
-    def _event(self, event: Event) -> None:
+    def _event(self, event: Event, framed_type: str, data: bytes) -> None:
         """Read one event; types that are not known mean nothing."""
         delta = event.delta
         message = delta.message if delta is not None else None
-        match event.type:
+        match event.type or framed_type:
             case "content-delta" | "content-start" if message is not None:
                 if isinstance(message.content, Content):
                     self._content(message.content)
@@ -241,10 +245,16 @@ class StreamDecoder(_Answering):
                     self._cite(citation)
             case "message-start":
                 self.response_id = event.id or ""
-            case "message-end" if delta is not None:
-                self._ended(delta.finish_reason, delta.usage)
-                if delta.error or self._finish in _FAILED:
-                    raise self._failure(delta.error or "", delta.error_type or "")
+            case "message-end":
+                self._complete = self.done = True
+                if delta is not None:
+                    self._ended(delta.finish_reason, delta.usage)
+                    if delta.error or self._finish in _FAILED:
+                        raise self._failure(delta.error or "", delta.error_type or "")
+            case "error":
+                raise read_error(data, 200, self._profile.error_rules)
+            case "" if not {bytes(event.message), bytes(event.error)} <= _NOTHING:
+                raise read_error(data, 200, self._profile.error_rules)
             case _:
                 pass
 
@@ -252,7 +262,7 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._answer(body)
-        if not self._finish and not self.done:
+        if not self._complete:
             raise StreamTruncated
         return self._close()
 

@@ -106,6 +106,8 @@ def _result(part: Part, field: str) -> dict[str, Any]:
     """Write a tool's result. The dialect has no mark for a failed tool, so its text says so."""
     if not isinstance(part.content, ToolResultPart):
         raise unsupported(field, "only tool results go here")
+    if part.cache_hint is not None:
+        raise unsupported(f"{field}.cache_hint")
     result = part.content
     text = joined_text(result.parts, f"{field}.tool_result.parts")
     content = f"Error: {text}" if result.is_error else text
@@ -222,7 +224,7 @@ def _write_sampling(body: dict[str, Any], sampling: Sampling) -> None:
 
 
 def _thinking(reasoning: Reasoning) -> dict[str, Any]:
-    """Write how the model thinks: on, off, or with a budget."""
+    """Write how the model thinks: on, off, or with a budget. Its text is shown whenever it thinks."""
     if reasoning.budget_tokens is not None:
         return {"type": "enabled", "token_budget": reasoning.budget_tokens}
     if reasoning.effort is None:

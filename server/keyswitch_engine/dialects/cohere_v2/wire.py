@@ -72,6 +72,8 @@ class Event(msgspec.Struct):
     id: str | None = None
     index: int = 0
     delta: _Delta | None = None
+    message: msgspec.Raw = msgspec.Raw()  # of an error that has no type
+    error: msgspec.Raw = msgspec.Raw()  # likewise
     logprobs: _TokenLogprobs | None = None
 
 

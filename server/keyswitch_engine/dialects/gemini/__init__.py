@@ -16,7 +16,7 @@ import msgspec
 
 from keyswitch_engine.dialects.base import Decoder, Flags, Profile, UpstreamRequest
 from keyswitch_engine.dialects.errors import read_error
-from keyswitch_engine.dialects.gemini.answer import RULES, StreamDecoder, WholeDecoder
+from keyswitch_engine.dialects.gemini.answer import StreamDecoder, WholeDecoder
 from keyswitch_engine.dialects.gemini.flags import GeminiFlags
 from keyswitch_engine.dialects.gemini.request import write_body
 from keyswitch_engine.dialects.reading import read_count
@@ -48,7 +48,7 @@ class Gemini:
 
     def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         """Read an answer with a status of 300 or more; see `Dialect.error`."""
-        return read_error(body, status, (*profile.error_rules, *RULES), headers)
+        return read_error(body, status, profile.error_rules, headers)
 
     def count_request(self, generation: Generation, model: str, profile: Profile) -> UpstreamRequest:
         """Write the request for a count; see `TokenCounter.count_request`."""

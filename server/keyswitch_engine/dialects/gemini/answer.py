@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 
 from keyswitch_engine.dialects.base import Profile
-from keyswitch_engine.dialects.blocks import BlockBuilder
+from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
 from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.gemini.wire import RESPONSE, Candidate, FunctionCall, InlineData, Part, Response
 from keyswitch_engine.dialects.gemini.wire import Usage as WireUsage
 from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, usage_json
-from keyswitch_engine.error_rules import ErrorRule
-from keyswitch_engine.errors import ProtocolError, Reason, StreamTruncated
+from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     AudioBlock,
     BlockEvent,
@@ -31,10 +30,11 @@ from keyswitch_engine.events import (
     TopLogprob,
     Usage,
 )
+from keyswitch_engine.wire import MALFORMED_JSON
 from keyswitch_engine.wire.json_array import JsonArrayDecoder
 from keyswitch_engine.wire.sse import SSEDecoder
 
-__all__ = ["RULES", "STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
+__all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
 
 _FILTERED = (
     "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT",
@@ -51,13 +51,6 @@ STOP_REASONS = {
     "FINISH_REASON_UNSPECIFIED": StopReason.UNKNOWN,
 } | dict.fromkeys(_FILTERED, StopReason.CONTENT_FILTER)
 """Finish reasons by the API reference; numbers come where enums are asked for as numbers."""
-
-RULES = (
-    ErrorRule(Reason.INSUFFICIENT_CREDIT, status=(429,), message=r"(prepayment )?credits? (are|is|have been) depleted"),
-    # the wording of a missing balance elsewhere; here it is a quota for a minute or a day
-    ErrorRule(Reason.PROVIDER_RATE_LIMITED, status=(429,), code="RESOURCE_EXHAUSTED|429"),
-)
-"""What failures mean where the general table would misread them."""
 
 _OPAQUE = ("executable_code", "code_execution_result", "tool_call", "tool_response", "file_data")
 _WIRE_NAMES = {"executable_code": "executableCode", "code_execution_result": "codeExecutionResult",
@@ -81,6 +74,7 @@ class _Answering:
         self._profile = profile
         self._blocks = BlockBuilder()
         self._calls = 0
+        self._cited: set[Citation] = set()
         self._finish = ""
         self._usage: dict[str, Any] = {}
         self._model = ""
@@ -98,7 +92,7 @@ class _Answering:
         """Read a response, or a piece of one."""
         response = decode(RESPONSE, data)
         if bytes(response.error) not in _NOTHING:
-            raise read_error(data, 200, (*self._profile.error_rules, *RULES))
+            raise read_error(data, 200, self._profile.error_rules)
         if response.response_id and not self.response_id:
             self.response_id = response.response_id
         if response.model_version:
@@ -153,9 +147,11 @@ class _Answering:
 
     def _call(self, call: FunctionCall, signature: str | None) -> None:
         """Read a call. Most models give it no id; the one that it gets here is taken away again on the way back."""
-        index = self._blocks.tool_call(call.id or f"call_{self._calls}", call.name or "")
+        index = self._blocks.tool_call(call.id or new_call_id(), call.name or "")
         self._calls += 1
-        self._blocks.arguments(index, bytes(call.args).decode("utf-8", "replace") if len(call.args) else "{}")
+        self._blocks.arguments(
+            index, "{}" if bytes(call.args) in _NOTHING else bytes(call.args).decode("utf-8", "replace")
+        )
         fields = ({"id": call.id} if call.id else {}) | _signed(signature)
         self._blocks.close_tool_call(index, self._state(fields))
 
@@ -194,7 +190,9 @@ class _Answering:
                     Citation(source.uri or "", source.title or "") for source in sources if source is not None
                 ]
         for citation in citations:
-            self._blocks.add(CitationDelta(self._text_block(), citation))
+            if citation not in self._cited:  # each piece may repeat those of the ones before
+                self._cited.add(citation)
+                self._blocks.add(CitationDelta(self._text_block(), citation))
 
     def _logprobs(self, candidate: Candidate) -> None:
         """Read log probabilities."""
@@ -225,7 +223,7 @@ class _Answering:
         """Read a whole response."""
         response = self._response(body)
         if response.candidates is None and response.prompt_feedback is None:
-            raise read_error(body, 200, (*self._profile.error_rules, *RULES))
+            raise read_error(body, 200, self._profile.error_rules)
         return self._close()
 
 
@@ -287,7 +285,8 @@ class StreamDecoder(_Answering):
                 self._response(element)
         else:
             for event in self._sse.feed(data):
-                self._response(event.data)
+                if not event.data.startswith(b"[DONE]"):  # of proxies; says nothing about the answer
+                    self._response(event.data)
         return self._blocks.take()
 
     def end(self) -> tuple[list[BlockEvent], Ending]:
@@ -304,7 +303,7 @@ class StreamDecoder(_Answering):
         """Read the last response where its event was never completed by an empty line, unless it is cut itself."""
         try:
             msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except MALFORMED_JSON:
             return
         self._response(data)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from keyswitch_engine.dialects.base import Profile
-from keyswitch_engine.dialects.blocks import BlockBuilder
+from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
 from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.reading import bound, decode, first_count, token_bytes
 from keyswitch_engine.errors import StreamTruncated
@@ -19,9 +19,12 @@ from keyswitch_engine.events import (
     TopLogprob,
     Usage,
 )
+from keyswitch_engine.wire import MALFORMED_JSON
 from keyswitch_engine.wire.ndjson import NDJSONDecoder
 
 __all__ = ["STOP_REASONS", "OllamaDecoder", "stop_reason"]
+
+_NOTHING = (b"", b"null", b'""')
 
 STOP_REASONS = {"stop": StopReason.STOP, "length": StopReason.LENGTH}
 """Done reasons. `load` and `unload` answer requests without a prompt, which are never sent."""
@@ -119,7 +122,7 @@ class OllamaDecoder:
         if not self.done and rest.strip():
             try:
                 msgspec.json.decode(rest)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except MALFORMED_JSON:
                 raise StreamTruncated from None
             self._line(rest)
         if not self.done:
@@ -131,7 +134,7 @@ class OllamaDecoder:
     def _line(self, data: bytes) -> None:
         """Read one line."""
         line = decode(_LINE, data)
-        if len(line.error) or (line.message is None and not line.done):
+        if bytes(line.error) not in _NOTHING or (line.message is None and not line.done):
             raise read_error(data, 200, self._profile.error_rules)
         self._model = line.model or self._model
         if line.message is not None:
@@ -151,7 +154,7 @@ class OllamaDecoder:
             self._blocks.text(message.content)
         for call in message.tool_calls or ():
             function = call.function or _Function()
-            index = self._blocks.tool_call(call.id or f"call_{self._calls}", function.name or "")
+            index = self._blocks.tool_call(call.id or new_call_id(), function.name or "")
             self._calls += 1
             arguments = bytes(function.arguments).decode("utf-8", "replace") if len(function.arguments) else "{}"
             self._blocks.arguments(index, arguments)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from keyswitch_engine.dialects.writing import (
     base64_text,
     encode_body,
@@ -110,9 +112,7 @@ def _message(role: str, parts: tuple[Part, ...], field: str) -> dict[str, Any]:
             case ImagePart():
                 raise unsupported(f"{path}.image", "only inline images, without a detail")
             case ToolCallPart(id=call_id, name=name, arguments_json=arguments):
-                raw_object(arguments.encode(), f"{path}.tool_call.arguments_json")
-                given = raw_json(arguments) if arguments.strip() else {}
-                calls.append({"id": call_id, "function": {"name": name, "arguments": given}})
+                calls.append({"id": call_id, "function": {"name": name, "arguments": _arguments(arguments, path)}})
             case OpaquePart():
                 pass
             case _:
@@ -129,10 +129,20 @@ def _message(role: str, parts: tuple[Part, ...], field: str) -> dict[str, Any]:
     return written
 
 
+def _arguments(text: str, field: str) -> msgspec.Raw | dict[str, Any]:
+    """Write a call's arguments, which have to be an object here."""
+    if not text.strip():
+        return {}
+    raw_object(text.encode(), f"{field}.tool_call.arguments_json")
+    return raw_json(text)
+
+
 def _result(part: Part, names: dict[str, str], field: str) -> dict[str, Any]:
     """Write a tool's result. The dialect has no mark for a failed tool, so its text says so."""
     if not isinstance(part.content, ToolResultPart):
         raise unsupported(field, "only tool results go here")
+    if part.cache_hint is not None:
+        raise unsupported(f"{field}.cache_hint")
     result = part.content
     text = joined_text(result.parts, f"{field}.tool_result.parts")
     written = {"role": "tool", "content": f"Error: {text}" if result.is_error else text}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
-import msgspec
-
 from keyswitch_engine.dialects.base import Profile
-from keyswitch_engine.dialects.blocks import BlockBuilder
+from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
 from keyswitch_engine.dialects.errors import read_error
+from keyswitch_engine.dialects.openai_chat.attachments import audio_type, read_citation, read_sources
 from keyswitch_engine.dialects.openai_chat.chunks import (
     DECODER,
-    Annotation,
     Choice,
     Completion,
     ContentPart,
@@ -23,13 +22,15 @@ from keyswitch_engine.dialects.openai_chat.chunks import (
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
 from keyswitch_engine.dialects.openai_chat.usage import read_usage
-from keyswitch_engine.dialects.reading import WholeBody, bound, token_bytes
-from keyswitch_engine.errors import ProtocolError, StreamTruncated
+from keyswitch_engine.dialects.reading import WholeBody, bound, decode_base64, encode, token_bytes
+from keyswitch_engine.error_rules import provider_error
+from keyswitch_engine.errors import ProtocolError, ProviderError, StreamTruncated
 from keyswitch_engine.events import (
     BlockEvent,
     Citation,
     CitationDelta,
     Ending,
+    ImageBlock,
     LogprobsDelta,
     ProviderState,
     StopReason,
@@ -37,6 +38,7 @@ from keyswitch_engine.events import (
     TopLogprob,
     Usage,
 )
+from keyswitch_engine.wire import MALFORMED_JSON
 from keyswitch_engine.wire.sse import SSEDecoder
 
 __all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
@@ -53,12 +55,14 @@ STOP_REASONS = {
     "tool_calls": StopReason.TOOL_CALLS,
     "tool_call": StopReason.TOOL_CALLS,
     "function_call": StopReason.TOOL_CALLS,
+    "model_context_window_exceeded": StopReason.LENGTH,
     "content_filter": StopReason.CONTENT_FILTER,
+    "sensitive": StopReason.CONTENT_FILTER,
     "refusal": StopReason.REFUSAL,
 }
-"""Finish reasons seen in chat completions. `error` and `insufficient_system_resource` are failures, not reasons."""
+"""Finish reasons seen in chat completions, but for those that say that the answer failed."""
 
-_FAILED = frozenset({"error", "insufficient_system_resource"})
+_FAILED = frozenset({"error", "insufficient_system_resource", "network_error"})  # the latter ones DeepSeek's and Z.AI's
 
 
 def stop_reason(raw: str) -> StopReason:
@@ -66,6 +70,7 @@ def stop_reason(raw: str) -> StopReason:
     return STOP_REASONS.get(raw.lower(), StopReason.OTHER) if raw else StopReason.UNKNOWN
 
 
+_DONE = b"[DONE]"
 _NOTHING = (b"", b"null", b"{}", b'""')
 
 
@@ -77,11 +82,13 @@ class _Answering:
         self._flags = cast("ChatFlags", profile.flags)
         self._blocks = BlockBuilder()
         self._tools: dict[int | str, int] = {}
+        self._names: dict[int, str] = {}
         self._last_tool = -1
         self._details = ReasoningDetails()
         self._think = ThinkTagSplitter() if self._flags.think_tags else None
         self._finish = ""
-        self._finished = False
+        self._sources: object = None
+        self._audio = ""
         self._usage = b""
         self._model = ""
         self.response_id = ""
@@ -98,10 +105,12 @@ class _Answering:
         """Decode one JSON object, and raise the error that it may be."""
         try:
             answer = DECODER.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except MALFORMED_JSON as error:
             raise ProtocolError("the provider sent something that is not a chat completion") from error
-        if bytes(answer.error) not in _NOTHING:
+        if bytes(answer.error) not in _NOTHING or (answer.base_resp is not None and answer.base_resp.status_code):
             self._note(answer)
+            raise read_error(data, 200, self._profile.error_rules)
+        if answer.choices is None and (answer.object == "error" or answer.message):  # a failure without an envelope
             raise read_error(data, 200, self._profile.error_rules)
         return answer
 
@@ -115,10 +124,11 @@ class _Answering:
             self._usage = bytes(answer.usage)
         elif answer.x_groq is not None and bytes(answer.x_groq.usage) not in _NOTHING:
             self._usage = bytes(answer.x_groq.usage)
+        self._sources = answer.search_results or answer.citations or self._sources
 
     def _choice(self, choice: Choice, delta: Delta | None) -> None:
-        """Read what one choice adds. Only the first choice is asked for; others are ignored."""
-        if choice.index:
+        """Read what one choice adds. Only the first is asked for, so that others, if they come, are ignored."""
+        if choice.index and not self._flags.split_choices:
             return
         if choice.usage and bytes(choice.usage) not in _NOTHING:
             self._usage = bytes(choice.usage)
@@ -126,11 +136,17 @@ class _Answering:
             self._delta(delta)
         if choice.logprobs is not None and choice.logprobs.content:
             self._logprobs(choice.logprobs.content)
+        if bytes(choice.error) not in _NOTHING:
+            raise read_error(bytes(choice.error), 200, self._profile.error_rules)
         if choice.finish_reason:
             if choice.finish_reason in _FAILED:
-                raise read_error(b"", 503, self._profile.error_rules)
+                raise self._failure(choice.finish_reason)
             self._finish = choice.finish_reason
-            self._finished = True
+
+    def _failure(self, reason: str) -> ProviderError:
+        """Return the failure that a finish reason tells of, without a word of explanation."""
+        message = f"the provider broke off its answer, with the finish reason {reason}"
+        return provider_error(200, reason, [reason], message, self._profile.error_rules)
 
     def _delta(self, delta: Delta) -> None:
         """Read a delta or a message; reasoning comes before the text that it led to."""
@@ -145,12 +161,16 @@ class _Answering:
             elif isinstance(content, list):
                 self._parts(content)
             else:  # Cloudflare parses structured output for the caller
-                self._text(msgspec.json.encode(content).decode())
+                self._text(encode(content).decode())
         if delta.refusal:
-            self._close_reasoning()
+            self._close_stated()
             self._blocks.refusal(delta.refusal)
         if delta.annotations:
-            self._annotations(delta.annotations)
+            self._cite(
+                [read_citation(found.url_citation) for found in delta.annotations if found.url_citation is not None]
+            )
+        if delta.images or delta.audio is not None:
+            self._media(delta)
         if delta.tool_calls:
             for call in delta.tool_calls:
                 self._tool_call(call)
@@ -161,23 +181,29 @@ class _Answering:
     def _text(self, text: str) -> None:
         """Add text, split from the reasoning inside it where the row says that the provider mixes them."""
         if self._think is None:
-            self._close_reasoning()
+            self._close_stated()
             self._blocks.text(text)
             return
-        for is_reasoning, piece in self._think.feed(text):
+        self._split(self._think.feed(text))
+
+    def _split(self, pieces: Iterator[tuple[bool, str]]) -> None:
+        """Add pieces of reasoning and text."""
+        for is_reasoning, piece in pieces:
             if is_reasoning:
                 self._blocks.reasoning(piece)
             else:
+                self._close_stated()
                 self._blocks.text(piece)
 
-    def _close_reasoning(self) -> None:
-        """Close an open reasoning block, with the state that has to go back with it."""
+    def _close_stated(self) -> None:
+        """Close a block of reasoning or sound that is open, with the state that has to go back with it."""
         if self._blocks.in_reasoning:
-            self._blocks.close_open(self._reasoning_state())
+            self._blocks.close_open(self._state(self._details.take()))
+        elif self._blocks.in_sound:
+            self._blocks.close_open(self._state(encode({"id": self._audio}) if self._audio else b""))
 
-    def _reasoning_state(self) -> ProviderState | None:
-        """Return the collected reasoning details, if there are any."""
-        data = self._details.take()
+    def _state(self, data: bytes) -> ProviderState | None:
+        """Return what the provider wants back, if there is anything."""
         return ProviderState(self._profile.provider, "openai-chat", data) if data else None
 
     def _reasoning_details(self, details: list[dict[str, Any]], *, shown: bool) -> None:
@@ -199,7 +225,7 @@ class _Answering:
                     if isinstance(text, str):
                         self._blocks.reasoning(text)
             elif part.refusal:
-                self._close_reasoning()
+                self._close_stated()
                 self._blocks.refusal(part.refusal)
             elif part.text:
                 self._text(part.text)
@@ -207,8 +233,9 @@ class _Answering:
     def _tool_call(self, call: ToolCall) -> None:
         """Read a fragment of a tool call.
 
-        Fragments belong together by id, else by index, else to the call before. A fragment with a name and an id that
-        is new begins a call of its own even under an index that is in use: some providers number every call 0.
+        Fragments belong together by id, else by index, else to the call before. A fragment with a new id and a name, or
+        with another name, begins a call of its own even under an index that is in use: some providers number every call
+        0, and some of those give none an id.
         """
         function = call.function or Function()
         name, arguments = function.name, function.arguments
@@ -217,30 +244,45 @@ class _Answering:
         index = self._tools.get(call.id, -1) if call.id else -1
         if index < 0 and not (call.id and name):  # a new id with a name is a new call, whatever its number
             index = self._tools.get(call.index, -1) if call.index is not None else (-1 if name else self._last_tool)
-        if index < 0:
-            self._close_reasoning()
-            call_id = call.id or f"call_{len(self._tools)}"
+        if index < 0 or (name and name != self._names[index]):
+            self._close_stated()
+            call_id = call.id or new_call_id()
             index = self._blocks.tool_call(call_id, name or "")
             self._tools[call_id] = index
+            self._names[index] = name or ""
             if call.index is not None:
                 self._tools[call.index] = index
         self._last_tool = index
         if arguments:
-            text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+            text = arguments if isinstance(arguments, str) else encode(arguments).decode()
             self._blocks.arguments(index, text)
 
-    def _annotations(self, annotations: list[Annotation]) -> None:
-        """Read the sources that the text quotes."""
-        for annotation in annotations:
-            found = annotation.url_citation
-            if found is not None:
-                index = self._blocks.open_text()
-                if index is None:
-                    index = self._blocks.text("")
-                citation = Citation(
-                    found.url, found.title or "", found.content or "", found.start_index, found.end_index
-                )
-                self._blocks.add(CitationDelta(index, citation))
+    def _cite(self, citations: list[Citation]) -> None:
+        """Add sources to the text."""
+        index = self._blocks.open_text()
+        for citation in citations:
+            if index is None:
+                self._close_stated()
+                index = self._blocks.text("")
+            self._blocks.add(CitationDelta(index, citation))
+
+    def _media(self, delta: Delta) -> None:
+        """Read images, each of which comes whole in a URL, and sound, which comes in pieces."""
+        for image in delta.images if isinstance(delta.images, list) else ():
+            match image:
+                case {"image_url": {"url": str(url)}} if url.startswith("data:"):
+                    kind, _, data = url.removeprefix("data:").partition(";base64,")
+                    self._close_stated()
+                    self._blocks.media(ImageBlock(kind), decode_base64(data))
+                case _:
+                    raise ProtocolError("the provider sent an image in a form that is not known")
+        if delta.audio is not None:
+            self._audio = delta.audio.id or self._audio
+            if delta.audio.data:
+                sound = decode_base64(delta.audio.data)
+                if not self._blocks.in_sound:
+                    self._close_stated()
+                self._blocks.sound(audio_type(sound), sound)
 
     def _logprobs(self, tokens: list[WireTokenLogprob]) -> None:
         """Read log probabilities, which belong to the text just added."""
@@ -271,12 +313,9 @@ class _Answering:
     def _close(self) -> tuple[list[BlockEvent], Ending]:
         """Close all blocks and say how the answer ended."""
         if self._think is not None:
-            for is_reasoning, piece in self._think.end():
-                if is_reasoning:
-                    self._blocks.reasoning(piece)
-                else:
-                    self._blocks.text(piece)
-        self._close_reasoning()
+            self._split(self._think.end())
+        self._cite(read_sources(self._sources))
+        self._close_stated()
         self._blocks.close_all()
         ending = Ending(stop_reason(self._finish), self._finish, self.usage(), self._model)
         return self._blocks.take(), ending
@@ -302,7 +341,7 @@ class StreamDecoder(_Answering):
         for event in self._sse.feed(data):
             if self.done:
                 break
-            if event.data.startswith(b"[DONE]"):
+            if event.data.startswith(_DONE):
                 self.done = True
             elif event.type == "error":
                 raise read_error(event.data, 200, self._profile.error_rules)
@@ -320,12 +359,8 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._completion(body)
-        complete = {
-            "any": self.done or self._finished,
-            "done": self.done,
-            "finish": self._finished,
-        }[self._flags.terminal]
-        if not complete:
+        finished = self._finish and self._flags.terminal == "finish"
+        if not (self.done or finished or self._sse.rest().startswith(_DONE)):
             raise StreamTruncated
         return self._close()
 

@@ -13,6 +13,8 @@ import msgspec
 __all__ = [
     "DECODER",
     "Annotation",
+    "Audio",
+    "BaseResponse",
     "Choice",
     "Completion",
     "ContentPart",
@@ -76,6 +78,13 @@ class Annotation(msgspec.Struct):
     url_citation: UrlCitation | None = None
 
 
+class Audio(msgspec.Struct):
+    """A piece of sound, in base64."""
+
+    id: str | None = None
+    data: str | None = None
+
+
 class Delta(msgspec.Struct):
     """What a chunk adds, or a whole message."""
 
@@ -88,6 +97,8 @@ class Delta(msgspec.Struct):
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
     annotations: list[Annotation] | None = None
+    images: Any = None  # OpenRouter
+    audio: Audio | None = None
 
 
 class WireTopLogprob(msgspec.Struct):
@@ -119,12 +130,19 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
     usage: msgspec.Raw = msgspec.Raw()  # Moonshot
+    error: msgspec.Raw = msgspec.Raw()  # OpenRouter, of the one provider behind it
 
 
 class XGroq(msgspec.Struct):
     """Groq's own object, which holds usage where it was not asked for."""
 
     usage: msgspec.Raw = msgspec.Raw()
+
+
+class BaseResponse(msgspec.Struct):
+    """MiniMax's own object, whose status is 0 unless the call failed."""
+
+    status_code: int = 0
 
 
 class Completion(msgspec.Struct):
@@ -136,6 +154,11 @@ class Completion(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
     x_groq: XGroq | None = None
+    base_resp: BaseResponse | None = None
+    object: str | None = None
+    message: msgspec.Raw = msgspec.Raw()  # of a failure without an envelope (vLLM)
+    search_results: Any = None  # Perplexity
+    citations: Any = None  # likewise, and xAI
 
 
 DECODER = msgspec.json.Decoder(Completion)

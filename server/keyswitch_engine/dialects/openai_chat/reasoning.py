@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
+from keyswitch_engine.dialects.reading import bound, encode
 
 __all__ = ["ReasoningDetails", "ThinkTagSplitter"]
 
@@ -14,19 +14,26 @@ class ReasoningDetails:
     """Collects `reasoning_details`, which have to be sent back unchanged for the model to go on reasoning.
 
     In streams each entry comes in fragments: those of one type and index belong together, their texts concatenated
-    (openrouter.ai/docs, "Reasoning tokens").
+    (openrouter.ai/docs, "Reasoning tokens"), unless their ids differ.
     """
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "_kept")
 
     def __init__(self) -> None:
         """Start with none."""
         self._entries: list[dict[str, Any]] = []
+        self._kept = 0
 
     def add(self, detail: dict[str, Any]) -> None:
-        """Add a fragment."""
+        """Add a fragment.
+
+        Raises:
+            ProtocolError: there are too many of them.
+        """
+        self._kept += 100 + sum(len(value) for value in detail.values() if isinstance(value, str))
+        bound(self._kept)
         last = self._entries[-1] if self._entries else {}
-        if not last or (last.get("type"), last.get("index")) != (detail.get("type"), detail.get("index")):
+        if not last or any(last.get(name) != detail.get(name) for name in ("type", "index")) or _other(last, detail):
             self._entries.append(dict(detail))
             return
         for name, value in detail.items():
@@ -38,7 +45,12 @@ class ReasoningDetails:
     def take(self) -> bytes:
         """Return what was collected as a JSON array, empty if nothing was; start anew."""
         entries, self._entries = self._entries, []
-        return msgspec.json.encode(entries) if entries else b""
+        return encode(entries) if entries else b""
+
+
+def _other(last: dict[str, Any], detail: dict[str, Any]) -> bool:
+    """Tell whether a fragment has an id that is not the one of the entry before it."""
+    return detail.get("id") is not None and last.get("id") is not None and detail["id"] != last["id"]
 
 
 class ThinkTagSplitter:

@@ -19,6 +19,8 @@ from keyswitch_engine.dialects.writing import (
     media_url,
     own_state,
     raw_json,
+    raw_object,
+    short_id,
     unsupported,
 )
 from keyswitch_engine.errors import InvalidRequest, Violation
@@ -49,6 +51,7 @@ from keyswitch_engine.generation import (
     ToolChoiceFunction,
     ToolResultPart,
 )
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["write_body"]
 
@@ -60,6 +63,7 @@ _EFFORTS = {
     ReasoningEffort.HIGH: "high",
     ReasoningEffort.MAX: "xhigh",
 }
+_ON_AND_OFF = {ReasoningEffort.NONE: "disabled", ReasoningEffort.HIGH: "enabled"}
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 
@@ -111,7 +115,7 @@ def _messages(generation: Generation, provider: str, flags: ChatFlags) -> list[d
         match message.role:
             case Role.TOOL:
                 named = {"name": message.name} if message.name else {}
-                written.extend(result | named for result in _tool_results(message, field))
+                written.extend(result | named for result in _tool_results(message, flags, field))
             case Role.ASSISTANT:
                 written.append(_assistant(message, provider, flags, field))
             case Role.SYSTEM:
@@ -186,15 +190,17 @@ def _user_part(part: Part, field: str) -> dict[str, Any]:
             raise unsupported(field, "not in a user's message")
 
 
-def _tool_results(message: Message, field: str) -> Iterable[dict[str, Any]]:
+def _tool_results(message: Message, flags: ChatFlags, field: str) -> Iterable[dict[str, Any]]:
     """Write results, a message each. The dialect has no mark for a failed tool, so its text says so."""
     for number, part in enumerate(message.parts):
         if not isinstance(part.content, ToolResultPart):
             raise unsupported(f"{field}.parts[{number}]", "only tool results go here")
+        if part.cache_hint is not None:
+            raise unsupported(f"{field}.parts[{number}].cache_hint")
         text = joined_text(part.content.parts, f"{field}.parts[{number}].tool_result.parts")
         yield {
             "role": "tool",
-            "tool_call_id": part.content.tool_call_id,
+            "tool_call_id": _call_id(part.content.tool_call_id, flags),
             "content": f"Error: {text}" if part.content.is_error else text,
         }
 
@@ -206,6 +212,8 @@ def _assistant(message: Message, provider: str, flags: ChatFlags, field: str) ->
     reasoning: list[str] = []
     calls: list[dict[str, Any]] = []
     details: list[bytes] = []
+    images: list[dict[str, Any]] = []
+    audio: dict[str, msgspec.Raw] = {}
     for number, part in enumerate(message.parts):
         if part.cache_hint is not None:
             raise unsupported(f"{field}.parts[{number}].cache_hint")
@@ -220,9 +228,13 @@ def _assistant(message: Message, provider: str, flags: ChatFlags, field: str) ->
                     details.append(state)
             case ToolCallPart(id=call_id, name=name, arguments_json=arguments):
                 function = {"name": name, "arguments": arguments or "{}"}
-                calls.append({"id": call_id, "type": "function", "function": function})
+                calls.append({"id": _call_id(call_id, flags), "type": "function", "function": function})
             case OpaquePart():
                 pass  # of another dialect, since this one has none
+            case ImagePart(source=source) if flags.assistant_images:
+                images.append({"type": "image_url", "image_url": {"url": media_url(source)}})
+            case AudioPart() if state := own_state(part.state, provider, "openai-chat"):
+                audio = raw_object(state, f"{field}.parts[{number}].provider_state")
             case ImagePart() | AudioPart() | FilePart() | ToolResultPart():
                 raise unsupported(f"{field}.parts[{number}]", "not in an assistant's message")
     written: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
@@ -232,9 +244,18 @@ def _assistant(message: Message, provider: str, flags: ChatFlags, field: str) ->
         written["reasoning_details"] = _joined_arrays(details, field)
     elif reasoning and flags.reasoning_echo != "none":
         written[flags.reasoning_echo] = "".join(reasoning)
+    if images:
+        written["images"] = images
+    if audio:
+        written["audio"] = audio
     if calls:
         written["tool_calls"] = calls
     return written
+
+
+def _call_id(call_id: str, flags: ChatFlags) -> str:
+    """Return a tool call's id as the provider takes it."""
+    return short_id(call_id) if flags.short_tool_ids else call_id
 
 
 def _joined_arrays(arrays: list[bytes], field: str) -> list[msgspec.Raw]:
@@ -243,7 +264,7 @@ def _joined_arrays(arrays: list[bytes], field: str) -> list[msgspec.Raw]:
     for array in arrays:
         try:
             entries += msgspec.json.decode(array, type=list[msgspec.Raw])
-        except msgspec.DecodeError as error:
+        except MALFORMED_JSON as error:
             raise InvalidRequest(
                 [Violation(f"{field}.parts", "a provider_state is not what this provider handed out")]
             ) from error
@@ -261,6 +282,8 @@ def _write_tools(body: dict[str, Any], generation: Generation, flags: ChatFlags)
         case ToolChoiceFunction(name=name):
             body["tool_choice"] = {"type": "function", "function": {"name": name}}
         case "required":
+            if flags.tool_choice_required == "none":
+                raise unsupported("tool_choice.required")
             body["tool_choice"] = flags.tool_choice_required
         case choice:
             body["tool_choice"] = choice
@@ -332,8 +355,10 @@ def _write_reasoning(body: dict[str, Any], reasoning: Reasoning, flags: ChatFlag
             body["reasoning"] = {"max_tokens": budget}
         case "object" if effort is not None:
             body["reasoning"] = {"effort": _EFFORTS[effort]}
+        case "thinking" if budget is None and effort in _ON_AND_OFF:
+            body["thinking"] = {"type": _ON_AND_OFF[effort]}
         case "thinking" if budget is None and effort is not None:
-            body["thinking"] = {"type": "disabled" if effort is ReasoningEffort.NONE else "enabled"}
+            raise unsupported("reasoning.effort", "thinking is on, by high, or off, by none")
         case _ if effort is None and budget is None:
             pass
         case _:

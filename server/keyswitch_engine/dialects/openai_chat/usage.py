@@ -8,6 +8,7 @@ from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.reading import first_count, including, usage_json
 from keyswitch_engine.errors import ProtocolError
 from keyswitch_engine.events import ReportedUsage, Usage
+from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["read_usage"]
 
@@ -43,7 +44,7 @@ def read_usage(raw: bytes, flags: ChatFlags) -> Usage:
     """
     try:
         usage = _DECODER.decode(raw)
-    except msgspec.DecodeError as error:
+    except MALFORMED_JSON as error:
         raise ProtocolError("the provider sent a usage object that is not in its dialect") from error
     cached, cache_write = first_count(usage.prompt_cache_hit_tokens, usage.cached_tokens), None
     if usage.prompt_tokens_details is not None:
@@ -62,7 +63,7 @@ def read_usage(raw: bytes, flags: ChatFlags) -> Usage:
         json=usage_json(raw),
     )
     return Usage(
-        input_tokens=including(reported.input_tokens, flags.input_includes_cache, cached),
+        input_tokens=including(reported.input_tokens, flags.input_includes_cache, (cached or 0) + (cache_write or 0)),
         output_tokens=including(reported.output_tokens, flags.output_includes_reasoning, reasoning),
         cache_read_tokens=cached,
         cache_write_tokens=cache_write,

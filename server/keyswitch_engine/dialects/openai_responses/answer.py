@@ -80,8 +80,7 @@ class _Answering:
             raise read_error(body, 200, self._profile.error_rules)
         if response.status in _UNFINISHED:
             raise StreamTruncated
-        for number, item in enumerate(response.output):
-            self._items.whole(number, decode(ITEM, item), bytes(item))
+        self._items.final(response.output)
         return self._close()
 
     def _close(self) -> tuple[list[BlockEvent], Ending]:
@@ -118,7 +117,7 @@ def _usage(raw: bytes, flags: ResponsesFlags) -> Usage:
         json=usage_json(raw),
     )
     return Usage(
-        input_tokens=including(reported.input_tokens, flags.input_includes_cache, cached),
+        input_tokens=including(reported.input_tokens, flags.input_includes_cache, (cached or 0) + (written or 0)),
         output_tokens=including(reported.output_tokens, flags.output_includes_reasoning, reasoning),
         cache_read_tokens=cached,
         cache_write_tokens=written,
@@ -151,7 +150,7 @@ class StreamDecoder(_Answering):
     def _event(self, event: Event, framed_type: str, data: bytes) -> None:
         """Read one event; types that are not known mean nothing."""
         items = self._items
-        match event.type or framed_type:
+        match kind := event.type or framed_type:
             case "response.output_text.delta":
                 items.text(event)
             case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
@@ -169,21 +168,19 @@ class StreamDecoder(_Answering):
             case "response.created" | "response.in_progress" | "response.queued":
                 self._note(decode(RESPONSE, event.response))
             case "response.completed" | "response.incomplete" | "response.failed":
-                self._final(event, data)
+                self._final(kind, event, data)
             case "error":
                 raise read_error(data, 200, self._profile.error_rules)
             case _:
                 pass
 
-    def _final(self, event: Event, data: bytes) -> None:
-        """Read the event that ends the stream. Where it alone says what was answered, that is read from it."""
+    def _final(self, kind: str, event: Event, data: bytes) -> None:
+        """Read the event that ends the stream. What it alone says of the answer is read from it."""
         response = decode(RESPONSE, event.response)
         self._settle(response, data)
-        if not self._items.any:
-            for number, item in enumerate(response.output or ()):
-                self._items.whole(number, decode(ITEM, item), bytes(item))
+        self._items.final(response.output or ())
         if not response.status:
-            response.status = event.type.removeprefix("response.")
+            response.status = kind.removeprefix("response.")
         self.done = True
 
     def end(self) -> tuple[list[BlockEvent], Ending]:

@@ -1,25 +1,30 @@
 """The items of a response as blocks.
 
-An item is told apart by its place in the output, since some re-implementers send another id with every event. What
-came as deltas is not told again when the item is complete; what did not, is told then.
+An item is told apart by its place in the output, since some re-implementers send another id with every event; without
+a place by its id, and without either by its type and order. What came as deltas is not told again when the item is
+complete; what did not, is told then, or at the latest when the response is complete.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
+from keyswitch_engine.dialects.blocks import new_call_id
 from keyswitch_engine.dialects.openai_responses.wire import (
     ANNOTATION,
+    ITEM,
     LOGPROBS,
     Content,
     Event,
     Item,
 )
-from keyswitch_engine.dialects.reading import decode, token_bytes
+from keyswitch_engine.dialects.reading import bound, decode, encode, token_bytes
 from keyswitch_engine.errors import ProtocolError
 from keyswitch_engine.events import (
     ArgumentsDelta,
@@ -48,18 +53,22 @@ from keyswitch_engine.events import (
 __all__ = ["Items"]
 
 _EMPTY = (b"", b"[]", b"null")
+_ROOM: Final = 4096
+"""What an item or a block counts for, in bytes; so an answer has some thousands of them at most."""
+_CALLS = ("function_call", "custom_tool_call")
 
 
 class _Open:
-    """A block of an item, and whether anything was said in it."""
+    """A block of an item, and whether anything was said in it; of reasoning, in which of its parts."""
 
-    __slots__ = ("cited", "index", "kind", "said")
+    __slots__ = ("cited", "index", "kind", "part", "said")
 
     def __init__(self, index: int, kind: type[Block]) -> None:
         self.index = index
         self.kind = kind
         self.said = False
         self.cited = False
+        self.part: tuple[str, int] | None = None
 
 
 class Items:
@@ -70,15 +79,13 @@ class Items:
         self._provider = provider
         self._events: list[BlockEvent] = []
         self._next = 0
-        self._blocks: dict[int | str, dict[int, _Open]] = {}  # by item, then by part
-        self._complete: set[int | str] = set()
+        self._kept = 0
+        self._nameless = 0
+        self._types: dict[int | str, str] = {}  # of every item, in the order in which they came
+        self._keys: dict[str, int | str] = {}  # by id, of items that were begun or completed
+        self._blocks: dict[int | str, dict[int, _Open]] = {}  # of items that are not complete, by part
         self.called = False
         """Whether there is a tool call for the client."""
-
-    @property
-    def any(self) -> bool:
-        """Whether an item has come."""
-        return bool(self._blocks or self._complete)
 
     def take(self) -> list[BlockEvent]:
         """Return the events since the last call."""
@@ -103,15 +110,15 @@ class Items:
 
     def reasoning(self, event: Event, delta: Any) -> None:
         """Add to an item's reasoning, of which summaries and texts are parts."""
-        key, item = self._item(event)
+        key, item = self._item(event, "reasoning")
         block = _of_kind(item.get(0), ReasoningBlock) or self._open(key, 0, ReasoningBlock())
         if isinstance(delta, str) and delta:
-            block.said = True
-            self._events.append(ReasoningDelta(block.index, delta))
+            summary = event.summary_index
+            self._reason(block, delta, ("text", event.content_index) if summary is None else ("summary", summary))
 
     def arguments(self, event: Event, delta: Any) -> None:
         """Add to a tool call's arguments. Those of calls that the provider runs itself are not told in pieces."""
-        _, item = self._item(event)
+        _, item = self._item(event, *_CALLS)
         block = item.get(0)
         if block is not None and block.kind is ToolCallBlock and isinstance(delta, str) and delta:
             block.said = True
@@ -125,9 +132,11 @@ class Items:
     def begin(self, output_index: int | None, item: Item) -> None:
         """Begin an item. Texts begin with their first piece, opaque items when they are whole."""
         key = self._key(output_index, item.id)
-        if key in self._blocks:
+        if key is None:
+            key = self._new_key()
+        if key in self._types:
             return
-        self._blocks[key] = {}
+        self._add(key, item.type, item.id)
         match item.type:
             case "function_call" | "custom_tool_call":
                 self._open_call(key, item)
@@ -139,29 +148,67 @@ class Items:
     def whole(self, output_index: int | None, item: Item, raw: bytes) -> None:
         """Complete an item, telling what was not told before."""
         key = self._key(output_index, item.id)
-        if key in self._complete:
+        if key is None:  # the first of its type that is not complete
+            begun = (key for key in self._blocks if self._types[key] == item.type)
+            key = next(begun, None)
+        self._complete(self._new_key() if key is None else key, item, raw)
+
+    def final(self, output: Iterable[msgspec.Raw]) -> None:
+        """Complete the items of a response that is complete, telling what was not told before.
+
+        What is known by its id is that item, and the rest in their order those of their type, since places in the final
+        output need not be those of the events.
+        """
+        items = [(decode(ITEM, raw), bytes(raw)) for raw in output]
+        known: dict[int | str, int] = {}
+        for number, (item, _) in enumerate(items):
+            key = self._keys.get(item.id or "", item.id or "")
+            if self._types.get(key) == item.type:
+                known.setdefault(key, number)  # some re-implementers give every item one id
+        keys = {number: key for key, number in known.items()}
+        others: dict[str, deque[int | str]] = {}
+        for key, kind in self._types.items():
+            if key not in known:
+                others.setdefault(kind, deque()).append(key)
+        for number, (item, raw) in enumerate(items):
+            same = keys.get(number)
+            if same is None and (queue := others.get(item.type)):
+                same = queue.popleft()
+            self._complete(self._new_key() if same is None else same, item, raw)
+
+    def _complete(self, key: int | str, item: Item, raw: bytes) -> None:
+        """Complete the item called *key*, unless it is complete."""
+        if key not in self._types:
+            self._add(key, item.type, item.id)
+        elif key not in self._blocks:
             return
-        self._complete.add(key)
-        blocks = self._blocks.setdefault(key, {})
+        self._keep(len(item.type))
+        self._types[key] = item.type
+        blocks = self._blocks[key]
         match item.type:
             case "message":
-                told = [blocks[number] for number in sorted(blocks)]
-                for number, part in enumerate(part for part in item.content or () if part.text or part.refusal):
-                    # by order: some re-implementers count parts in another way in deltas than in items
-                    self._part(key, told[number] if number < len(told) else None, part)
+                parts = [(number, part) for number, part in enumerate(item.content or ()) if part.text or part.refusal]
+                kinds = {number: _kind(part) for number, part in parts}
+                if any(kinds.get(number) is not block.kind for number, block in blocks.items()):
+                    # some re-implementers count parts in another way in deltas than in items: by order
+                    after = max(blocks) + 1
+                    places = (*sorted(blocks), *range(after, after + len(parts)))
+                    parts = [(place, part) for place, (_, part) in zip(places, parts, strict=False)]
+                for number, part in parts:
+                    self._part(key, number, part)
                 state = msgspec.json.encode({"phase": item.phase}) if item.phase else None
             case "reasoning":
                 block = _of_kind(blocks.get(0), ReasoningBlock) or self._open(key, 0, ReasoningBlock())
                 if not block.said:
-                    for part in (*(item.summary or ()), *(item.content or ())):
+                    for number, part in enumerate((*(item.summary or ()), *(item.content or ()))):
                         if part.text:
-                            self._events.append(ReasoningDelta(block.index, part.text))
+                            self._reason(block, part.text, ("", number))
                 state = raw if item.encrypted_content else None
             case "function_call" | "custom_tool_call":
                 block = _of_kind(blocks.get(0), ToolCallBlock) or self._open_call(key, item)
                 arguments = item.arguments if item.type == "function_call" else item.input
                 if not block.said and arguments:
-                    text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+                    text = arguments if isinstance(arguments, str) else encode(arguments).decode()
                     self._events.append(ArgumentsDelta(block.index, text))
                 state = b'{"type":"custom_tool_call"}' if item.type == "custom_tool_call" else None
             case "image_generation_call" if not blocks and (image := _image(item.result)):
@@ -186,23 +233,51 @@ class Items:
         for block in self._blocks.pop(key, {}).values():
             self._events.append(BlockStop(block.index, kept))
 
-    def _key(self, output_index: int | None, item_id: str | None) -> int | str:
-        return output_index if output_index is not None else (item_id or "")
+    def _key(self, output_index: int | None, item_id: str | None) -> int | str | None:
+        """Return what an item is called here, None if it has neither a place nor an id."""
+        return output_index if output_index is not None else (item_id or None)
 
-    def _item(self, event: Event) -> tuple[int | str, dict[int, _Open]]:
-        """Return the blocks of the item that an event belongs to."""
+    def _new_key(self) -> int:
+        """Return what an item is called that has neither; no place is negative."""
+        self._nameless -= 1
+        return self._nameless
+
+    def _add(self, key: int | str, kind: str, item_id: str | None) -> None:
+        """Note an item, which is not complete yet."""
+        self._keep(_ROOM + len(kind))
+        self._types[key] = kind
+        self._blocks[key] = {}
+        if item_id:
+            self._keep(len(item_id))
+            self._keys[item_id] = key
+
+    def _keep(self, size: int) -> None:
+        """Count what is kept; raises `ProtocolError` where it becomes too much."""
+        self._kept += size
+        bound(self._kept)
+
+    def _item(self, event: Event, *types: str) -> tuple[int | str, dict[int, _Open]]:
+        """Return the blocks of the item that an event belongs to, which is of one of *types*."""
         key = self._key(event.output_index, event.item_id)
-        if key in self._complete:
+        if key is None:  # the last of its type that is not complete
+            begun = (key for key in reversed(self._blocks) if self._types[key] in types)
+            key = next(begun, None)
+        if key is None:
+            key = self._new_key()
+        if key not in self._types:
+            self._add(key, types[0], event.item_id)
+        elif key not in self._blocks:
             raise ProtocolError("the provider added to an item that was complete")
-        return key, self._blocks.setdefault(key, {})
+        return key, self._blocks[key]
 
     def _block(self, event: Event, kind: type[TextBlock | RefusalBlock]) -> _Open:
         """Return the block of the part that an event belongs to, begun if it has to be."""
-        key, item = self._item(event)
+        key, item = self._item(event, "message")
         return _of_kind(item.get(event.content_index), kind) or self._open(key, event.content_index, kind())
 
     def _open(self, key: int | str, part: int, block: Block) -> _Open:
         """Begin a block."""
+        self._keep(_ROOM)
         opened = self._blocks[key][part] = _Open(self._next, type(block))
         self._next += 1
         self._events.append(BlockStart(opened.index, block))
@@ -211,15 +286,20 @@ class Items:
     def _open_call(self, key: int | str, item: Item) -> _Open:
         """Begin a tool call."""
         self.called = True
-        return self._open(key, 0, ToolCallBlock(item.call_id or item.id or f"call_{self._next}", item.name or ""))
+        return self._open(key, 0, ToolCallBlock(item.call_id or item.id or new_call_id(), item.name or ""))
 
-    def _part(self, key: int | str, block: _Open | None, part: Content) -> None:
-        """Tell what was not told before of a message's part, whose block is *block* if it was begun."""
-        is_refusal = part.type == "refusal"
-        block = _of_kind(block, RefusalBlock if is_refusal else TextBlock)
+    def _reason(self, block: _Open, text: str, part: tuple[str, int]) -> None:
+        """Add to reasoning, whose parts are paragraphs."""
+        apart = "\n\n" if block.said and part != block.part else ""
+        block.said, block.part = True, part
+        self._events.append(ReasoningDelta(block.index, apart + text))
+
+    def _part(self, key: int | str, number: int, part: Content) -> None:
+        """Tell what was not told before of a message's part."""
+        kind = _kind(part)
+        is_refusal = kind is RefusalBlock
+        block = _of_kind(self._blocks[key].get(number), kind) or self._open(key, number, kind())
         text = (part.refusal if is_refusal else part.text) or ""
-        if block is None:
-            block = self._open(key, len(self._blocks[key]), RefusalBlock() if is_refusal else TextBlock())
         if not block.said:
             block.said = True
             self._events.append(RefusalDelta(block.index, text) if is_refusal else TextDelta(block.index, text))
@@ -247,6 +327,11 @@ class Items:
             for token in decode(LOGPROBS, raw)
         )  # fmt: skip
         self._events.append(LogprobsDelta(block.index, converted))
+
+
+def _kind(part: Content) -> type[TextBlock | RefusalBlock]:
+    """Return the kind of the block that a message's part is."""
+    return RefusalBlock if part.type == "refusal" else TextBlock
 
 
 def _of_kind(block: _Open | None, kind: type[Block]) -> _Open | None:

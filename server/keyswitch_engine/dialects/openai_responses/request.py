@@ -178,16 +178,16 @@ class _Writer:
             path = f"{field}.parts[{number}]"
             if not isinstance(part.content, ToolResultPart):
                 raise unsupported(path, "only tool results go here")
+            if part.cache_hint is not None:
+                raise unsupported(f"{path}.cache_hint")
             result = part.content
-            parts = result.parts
-            if result.is_error:
-                parts = _marked(parts)
+            content = self._content(result.parts, f"{path}.tool_result.parts") if result.parts else ""
             custom = result.tool_call_id in self._custom_calls
             self._items.append(
                 {
                     "type": "custom_tool_call_output" if custom else "function_call_output",
                     "call_id": result.tool_call_id,
-                    "output": self._content(parts, f"{path}.tool_result.parts") if parts else "",
+                    "output": _marked(content) if result.is_error else content,
                 }
             )
 
@@ -232,13 +232,15 @@ class _Writer:
                 raise unsupported(field, "not in an assistant's message")
 
 
-def _marked(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+def _marked(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     """Mark a result as that of a tool that failed."""
-    match parts:
-        case (Part(content=TextPart(text=text)), *rest):
-            return (Part(TextPart(f"Error: {text}")), *rest)
+    match content:
+        case str(text):
+            return f"Error: {text}" if text else "Error"
+        case [{"type": "input_text", "text": text} as first, *rest]:
+            return [first | {"text": f"Error: {text}"}, *rest]
         case _:
-            return (Part(TextPart("Error")), *parts)
+            return [{"type": "input_text", "text": "Error"}, *content]
 
 
 def _tool(tool: Tool, field: str) -> dict[str, Any]:

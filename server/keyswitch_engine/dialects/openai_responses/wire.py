@@ -82,6 +82,7 @@ class Event(msgspec.Struct):
     delta: Any = None
     output_index: int | None = None
     content_index: int = 0
+    summary_index: int | None = None
     item_id: str | None = None
     text: Any = None
     refusal: Any = None
