@@ -84,9 +84,7 @@ def read_embed(message: pb.EmbedRequest) -> EmbedCall:
         found.add("dimensions", "at least 1")
     limits = RequestedLimits()
     if message.HasField("limits"):
-        limits, window = read_limits(message.limits, found)
-        if window:
-            found.add("limits.coalesce_window", "only streams can be gathered")
+        limits, _ = read_limits(message.limits, found, streamed=False)
     call = EmbedCall(
         read_target(message.target, found),
         read_credentials(message.credentials, found),

@@ -82,7 +82,7 @@ def read_generate(message: GenerateMessage) -> GenerateCall:
     generation = _generation(message, found)
     limits, window = RequestedLimits(), 0.0
     if message.HasField("limits"):
-        limits, window = read_limits(message.limits, found)
+        limits, window = read_limits(message.limits, found, streamed=isinstance(message, pb.StreamGenerateRequest))
     call = GenerateCall(
         read_target(message.target, found), read_credentials(message.credentials, found), generation, limits, window
     )
@@ -102,7 +102,7 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
     found = Violations()
     _generation(message, found)
     if message.HasField("limits"):
-        read_limits(message.limits, found)
+        read_limits(message.limits, found, streamed=True)
     call = ExplainCall(read_target(message.target, found), read_credentials(message.credentials, found))
     found.check()
     return call
@@ -173,11 +173,13 @@ def _generation(message: GenerateMessage | pb.ExplainRouteRequest, found: Violat
     )
 
 
-def read_limits(limits: pb.Limits, found: Violations) -> tuple[RequestedLimits, float]:
-    """Read the limits and the coalescing window."""
+def read_limits(limits: pb.Limits, found: Violations, *, streamed: bool) -> tuple[RequestedLimits, float]:
+    """Read the limits and the coalescing window, which means something for streams only."""
     refuse_fields(limits, "limits.")
     window = found.duration(limits.coalesce_window, "limits.coalesce_window") or 0.0
-    if window > _MAX_COALESCE:
+    if window and not streamed:
+        found.add("limits.coalesce_window", "only streams can be gathered")
+    elif window > _MAX_COALESCE:
         found.add("limits.coalesce_window", "at most 1 second")
     return (
         RequestedLimits(

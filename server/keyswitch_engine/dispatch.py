@@ -156,6 +156,8 @@ class Dispatcher:
             timing=attempt.timing,
         ) as answer:
             attempt.answered(answer)
+            if answer.status == 401:  # noqa: PLR2004 - unauthorized, RFC 9110
+                self._authenticator.forget(attempt.secrets)
             if answer.status not in _ANSWERS:
                 raise await _refusal(call, answer)
             yield answer

@@ -9,15 +9,17 @@ import msgspec
 from keyswitch_engine.dialects.base import TokenCounter
 from keyswitch_engine.dispatch import Call, Dispatcher
 from keyswitch_engine.embeddings import EmbeddingDialect, EmbeddingInput
-from keyswitch_engine.errors import ProtocolError
+from keyswitch_engine.errors import DispatchError, ProtocolError
 from keyswitch_engine.events import Attempt, Ending, Finished, Receipt, ReportedUsage, Started, StopReason, Usage
 from keyswitch_engine.generation import Generation
 from keyswitch_engine.model_listing import ModelListing, ProviderModel
+from keyswitch_engine.provider import D
+from keyswitch_engine.route import Route
 
-__all__ = ["MAX_PAGES", "Embedded", "count_tokens", "embed", "list_models"]
+__all__ = ["MAX_MODELS", "MAX_PAGES", "Embedded", "count_tokens", "embed", "list_models"]
 
-MAX_PAGES = 50
-"""How many pages of a list of models are read at most."""
+MAX_PAGES, MAX_MODELS = 50, 50_000
+"""How many pages and rows of a list of models are read at most."""
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -41,18 +43,35 @@ async def embed(dispatcher: Dispatcher, call: Call[EmbeddingDialect], given: Emb
     attempts: list[Attempt] = []
     model = ""
     for request in dialect.requests(given, route.model, route.surface.profile, route.options_json):
-        answer, attempt = await dispatcher.exchange(call, request, dialect.read)
+        try:
+            answer, attempt = await dispatcher.exchange(call, request, dialect.read)
+        except DispatchError as error:
+            error.attempts = (*attempts, *(_numbered(failed, attempts) for failed in error.attempts))
+            error.retryable = error.retryable and not attempts  # those before it are billed
+            raise
         vectors += answer.vectors
         usages.append(answer.usage)
-        attempts.append(msgspec.structs.replace(attempt, number=len(attempts) + 1))
+        attempts.append(_numbered(attempt, attempts))
         model = answer.answering_model or model
     if len(vectors) != len(given.texts):
-        raise ProtocolError(f"the provider sent {len(vectors)} vectors for {len(given.texts)} texts")
+        raise _wrong(route, attempts, f"the provider sent {len(vectors)} vectors for {len(given.texts)} texts")
     started = Started(
         f"ks_{secrets.token_hex(12)}", route.provider.id, route.requested_model, route.model, route.billing, 1
     )
     ending = Ending(StopReason.STOP, "", _total(usages), model or route.model)
     return Embedded(started, tuple(vectors), Finished(ending, Receipt(tuple(attempts))))
+
+
+def _numbered(attempt: Attempt, before: list[Attempt]) -> Attempt:
+    """Return an attempt as the one after those before it."""
+    return msgspec.structs.replace(attempt, number=len(before) + 1)
+
+
+def _wrong(route: Route[D], attempts: list[Attempt], message: str) -> ProtocolError:
+    """Return the error for answers each of which was well-formed, and which do not make sense together."""
+    error = ProtocolError(f"{route.provider.name}: {message}")
+    error.provider, error.model, error.attempts = route.provider.id, route.model, tuple(attempts)
+    return error
 
 
 def _total(usages: list[Usage | None]) -> Usage | None:
@@ -84,11 +103,16 @@ async def list_models(dispatcher: Dispatcher, call: Call[ModelListing]) -> list[
     """
     surface = call.route.surface
     models: list[ProviderModel] = []
+    attempts: list[Attempt] = []
     token = ""
-    for _ in range(MAX_PAGES):
-        page, _ = await dispatcher.exchange(call, surface.dialect.request(surface.profile, token), surface.dialect.read)
+    while len(attempts) < MAX_PAGES and len(models) <= MAX_MODELS:
+        request = surface.dialect.request(surface.profile, token)
+        page, attempt = await dispatcher.exchange(call, request, surface.dialect.read)
+        attempts.append(_numbered(attempt, attempts))
         models += page.models
-        token = page.next_token
-        if not token:
+        if not page.next_token:
             return models
-    raise ProtocolError(f"the provider's list of models has more than {MAX_PAGES} pages")
+        if page.next_token == token:
+            raise _wrong(call.route, attempts, "its list of models leads from a page to the same one")
+        token = page.next_token
+    raise _wrong(call.route, attempts, f"its list of models has more than {MAX_PAGES} pages or {MAX_MODELS} rows")

@@ -14,7 +14,7 @@ from typing import NoReturn
 import msgspec
 
 from keyswitch_engine.address import at_address, parameters, placed
-from keyswitch_engine.credential import ApiKey, NoCredential, ProviderCredential, kind_of
+from keyswitch_engine.credential import ApiKey, Credential, NoCredential, ProviderCredential, kind_of
 from keyswitch_engine.dialects.base import Dialect, TokenCounter
 from keyswitch_engine.embeddings import EmbeddingDialect
 from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Unavailable, Violation
@@ -61,7 +61,7 @@ def resolve_token_counting(
     Raises:
         RequestError: nobody does.
     """
-    _refuse_generation_choices(target)
+    _refuse_generation_choices(target, "options_json")
     return _resolve(registry, target, credentials, lambda row, _: _offered(row, row.token_counting, "token counting"))
 
 
@@ -78,9 +78,9 @@ def resolve_model_listing(
     return _resolve(registry, any_model, credentials, lambda row, _: _offered(row, row.model_listing, "list of models"))
 
 
-def _refuse_generation_choices(target: Target) -> None:
+def _refuse_generation_choices(target: Target, *more: str) -> None:
     """Refuse what only a generation can choose."""
-    for field in ("dialect", "compatibility"):
+    for field in ("dialect", "compatibility", *more):
         if getattr(target, field):
             raise InvalidRequest([Violation(f"target.{field}", "only a generation has a choice of these")])
 
@@ -302,7 +302,12 @@ def _missing(provider: Provider, routers: Iterable[str] = ()) -> RequestError:
 def _credential(provider: Provider, brought: tuple[ProviderCredential, ...], label: str) -> ProviderCredential:
     """Choose the credential for a provider by its label."""
     if label:
-        brought = tuple(credential for credential in brought if credential.label == label)
+        labelled = tuple(credential for credential in brought if credential.label == label)
+        if brought and not labelled:
+            error = _missing(provider)
+            error.message = f"no credential that came for {provider.id} has the label that is asked for"
+            raise error
+        brought = labelled
     elif len(brought) > 1:
         raise InvalidRequest(
             [
@@ -319,7 +324,19 @@ def _credential(provider: Provider, brought: tuple[ProviderCredential, ...], lab
     accepts = ("none",) if provider.auth.style == "none" else provider.auth.accepts
     if kind not in accepts:
         raise InvalidRequest([Violation("credentials", f"{provider.id} takes {' or '.join(accepts)}, not {kind}")])
+    _check_billed(provider, brought[0].credential)
     return brought[0]
+
+
+def _check_billed(provider: Provider, credential: Credential) -> None:
+    """Refuse an organization or a project to bill where the provider cannot be told of it."""
+    if isinstance(credential, ApiKey):
+        for name, header in (
+            ("organization", provider.auth.organization_header),
+            ("project", provider.auth.project_header),
+        ):
+            if getattr(credential, name) and not header and name not in provider.parameters:
+                raise InvalidRequest([Violation("credentials", f"{provider.id} takes no {name}")])
 
 
 def _surface(provider: Provider, target: Target, values: Mapping[str, str]) -> Surface[Dialect]:
@@ -336,7 +353,9 @@ def _surface(provider: Provider, target: Target, values: Mapping[str, str]) -> S
     try:
         overridden = msgspec.convert(flags, row.dialect.flags)
     except msgspec.ValidationError as error:
-        raise InvalidRequest([Violation("target.compatibility", str(error))]) from error
+        flag = str(error).rpartition("$.")[2].rstrip("`") or "one of them"  # the rest quotes the value
+        message = f"{flag}: no flag, or no value of it, that {name} has"
+        raise InvalidRequest([Violation("target.compatibility", message)]) from error
     return msgspec.structs.replace(row, profile=msgspec.structs.replace(row.profile, flags=overridden))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["Entry", "Journal", "key_of"]
 
-_KEYS = ("authorization", "x-api-key", "x-goog-api-key", "api-key")
+_KEYS = ("authorization", "cf-aig-authorization", "x-api-key", "x-goog-api-key", "api-key")
 
 _KEEP = 10_000
 

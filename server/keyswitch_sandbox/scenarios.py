@@ -102,6 +102,8 @@ class Conversation:
     body: bytes
     """The request as it came."""
     input_tokens: int
+    results: int = 0
+    """How many tool results it has."""
     signs: bool = False
     """Whether the dialect has signatures that have to come back."""
 
@@ -134,6 +136,8 @@ class ToolCall:
     index: int
     name: str
     fragment: str
+    number: int = 0
+    """Counts the calls of the whole conversation, whose ids differ by it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -177,8 +181,9 @@ def _tools(conversation: Conversation) -> Script:
     for index, tool in enumerate(conversation.tools):
         arguments = msgspec.json.encode(_instance(tool.schema)).decode()
         half = len(arguments) // 2
-        said += (ToolCall(index, tool.name, ""), ToolCall(index, "", arguments[:half]))
-        said.append(ToolCall(index, "", arguments[half:]))
+        number = conversation.results + index
+        said += (ToolCall(index, tool.name, "", number), ToolCall(index, "", arguments[:half], number))
+        said.append(ToolCall(index, "", arguments[half:], number))
     return Script(tuple(said), "tool_calls") if said else Script(_words("There is no tool to call."))
 
 
@@ -191,12 +196,14 @@ def _json(conversation: Conversation) -> Script:
     return Script(tuple(Text(piece) for piece in re.findall(r".{1,8}", _instance_text(conversation.schema or {}))))
 
 
-def _instance_text(schema: Mapping[str, Any]) -> str:
+def _instance_text(schema: Mapping[str, Any] | bool) -> str:  # noqa: FBT001 - JSON Schema's own
     return msgspec.json.encode(_instance(schema)).decode()
 
 
-def _instance(schema: Mapping[str, Any]) -> Any:
-    """Return a small value that fits a schema, as far as the usual keywords go."""
+def _instance(schema: Mapping[str, Any] | bool) -> Any:  # noqa: FBT001 - likewise
+    """Return a small value that fits a schema, as far as the usual keywords go; `true` is one that all values fit."""
+    if isinstance(schema, bool):
+        return "text"
     if schema.get("enum"):
         return schema["enum"][0]
     match schema.get("type", "object"):

@@ -182,9 +182,9 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             raise InvalidRequest([Violation("limits.total_timeout", f"at most {self._max_total:g} seconds here")])
         total = min(asked.total or defaults.total, self._max_total)
         return TimeLimits(
-            connect=min(asked.connect or defaults.connect, total),
-            first_token=min(asked.first_token or (defaults.first_token if streamed else total), total),
-            idle=min(asked.idle or defaults.idle, total),
+            connect=asked.connect or defaults.connect,
+            first_token=asked.first_token or (defaults.first_token if streamed else total),
+            idle=asked.idle or defaults.idle,
             total=total,
         )
 

@@ -27,7 +27,7 @@ ALLOWED = frozenset(
         "method", "code", "reason", "provider", "model", "dialect", "duration_ms",
         "upstream_status", "upstream_request_id", "input_tokens", "output_tokens", "attempts", "incident",
         "exception_type", "exception_places", "listening", "version", "registry", "provider_count",
-        "egress_private_networks", "egress_plain_http_hosts", "signal", "calls_in_flight", "fields_dropped",
+        "egress_private_networks", "egress_plain_http_hosts", "signal", "fields_dropped",
     }
 )  # fmt: skip
 """Every key that may appear in a log line."""

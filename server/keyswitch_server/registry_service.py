@@ -54,9 +54,10 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
     async def GetProvider(self, request: pb.GetProviderRequest, context: Context) -> pb.GetProviderResponse:
         """Return one provider."""
         refuse_unknown(request)
-        if not request.provider:
+        name = request.provider.strip()
+        if not name:
             raise InvalidRequest([Violation("provider", "is required")])
-        provider = find_provider(self._registry, request.provider, field="provider")
+        provider = find_provider(self._registry, name, field="provider")
         return pb.GetProviderResponse(provider=provider_message(provider))
 
     async def GetRegistryInfo(self, request: pb.GetRegistryInfoRequest, context: Context) -> pb.GetRegistryInfoResponse:

@@ -259,3 +259,24 @@ def test_explaining_needs_no_conversation() -> None:
     with pytest.raises(DispatchError) as raised:
         read_explain(request)
     assert (raised.value.reason, raised.value.field) == (Reason.NOT_YET_AVAILABLE, "include_body")
+
+
+def test_a_window_to_gather_in_belongs_to_streams() -> None:
+    """What means nothing for a whole answer is refused rather than ignored."""
+    with pytest.raises(InvalidRequest) as raised:
+        read_generate(message(limits={"coalesceWindow": "0.1s"}))
+    assert raised.value.field == "limits.coalesce_window"
+    streamed = pb.StreamGenerateRequest.FromString(message(limits={"coalesceWindow": "0.1s"}).SerializeToString())
+    assert read_generate(streamed).coalesce_window == 0.1
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000])
+def test_json_nested_beyond_sense_is_invalid(text: str) -> None:
+    """It is the request's fault, named by its field."""
+    with pytest.raises(InvalidRequest) as raised:
+        read_generate(message(target={"provider": "sandbox", "optionsJson": text}))
+    assert raised.value.field == "target.options_json"
+    account = {"provider": "vertex", "credential": {"google": {"serviceAccount": {"json": text[:16000]}}}}
+    with pytest.raises(InvalidRequest) as raised:
+        read_generate(message(credentials=[account]))
+    assert raised.value.field == "credentials[0].credential.google.service_account.json"

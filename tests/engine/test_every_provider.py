@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from keyswitch_engine import registry
+from keyswitch_engine.auth.headers import auth_headers
 from keyswitch_engine.credential import (
     ApiKey,
     AwsAccessKey,
@@ -41,7 +43,7 @@ from keyswitch_sandbox import Sandbox
 KEY = "test-key"
 SECRET = Secret(KEY)
 CREDENTIALS: dict[str, Credential] = {
-    "api_key": ApiKey(SECRET, organization="my-org"),
+    "api_key": ApiKey(SECRET),
     "bearer_token": BearerToken(SECRET),
     "aws": AwsBearerToken(SECRET),
     "azure": AzureApiKey(SECRET, "my-resource"),
@@ -72,8 +74,12 @@ def moved(provider: str, sandbox: Sandbox) -> registry.Registry:
 
 
 def keyed(provider: str, credential: Credential | None = None) -> list[ProviderCredential]:
-    accepts = ROWS[provider].auth.accepts[0]
-    return [ProviderCredential(provider, credential or CREDENTIALS[accepts])]
+    row = ROWS[provider]
+    if credential is None:
+        credential = CREDENTIALS[row.auth.accepts[0]]
+        if isinstance(credential, ApiKey) and (row.auth.organization_header or "organization" in row.parameters):
+            credential = ApiKey(SECRET, organization="my-org")
+    return [ProviderCredential(provider, credential)]
 
 
 def call_of(route: Route[Any]) -> dict[str, Any]:
@@ -148,7 +154,7 @@ async def test_access_keys_sign_and_are_never_sent(dispatcher: Dispatcher, sandb
         (Target(provider="cloudflare", model="m"), CREDENTIALS["cloudflare"], "https://api.cloudflare.com/client/v4/accounts/my-account/ai/v1"),
         (Target(provider="cloudflare", model="m"), CloudflareToken(SECRET, "a", "g"), "https://gateway.ai.cloudflare.com/v1/a/g/compat"),
         (Target(provider="cloudflare", model="m"), CloudflareToken(SECRET, "..a.b..", "c:d"), "https://gateway.ai.cloudflare.com/v1/..a.b../c%3Ad/compat"),
-        (Target(provider="snowflake", model="m"), CREDENTIALS["api_key"], "https://my-org.snowflakecomputing.com/api/v2/cortex/v1"),
+        (Target(provider="snowflake", model="m"), ApiKey(SECRET, organization="my-org"), "https://my-org.snowflakecomputing.com/api/v2/cortex/v1"),
     ],
 )  # fmt: skip
 def test_addresses_are_made_of_region_and_credential(target: Target, credential: Credential, url: str) -> None:
@@ -198,6 +204,78 @@ def test_an_address_that_cannot_be_made_is_refused(target: Target, credential: C
     with pytest.raises(InvalidRequest) as raised:
         resolve(registry.load(), target, keyed(target.provider, credential))
     assert raised.value.field == field
+
+
+async def test_a_gateway_of_cloudflare_has_a_header_of_its_own(dispatcher: Dispatcher, sandbox: Sandbox) -> None:
+    """AI Gateway takes the account's token beside the place of the vendors' keys, Workers AI in that place."""
+    for gateway, header in (("g", "cf-aig-authorization"), ("", "Authorization")):
+        credential = CloudflareToken(SECRET, "a", gateway)
+        assert auth_headers(ROWS["cloudflare"].auth, credential) == {header: f"Bearer {KEY}"}
+        route = resolve(
+            moved("cloudflare", sandbox), Target(provider="cloudflare", model="sandbox/echo"),
+            keyed("cloudflare", credential),
+        )  # fmt: skip
+        assert len(await dispatcher.generate(GenerationCall(generation=GENERATION, **call_of(route)))) > 2
+
+
+@pytest.mark.parametrize(
+    ("provider", "credential"),
+    [("groq", ApiKey(SECRET, organization="o")), ("anthropic", ApiKey(SECRET, project="p"))],
+)
+def test_whom_to_bill_is_never_dropped(provider: str, credential: ApiKey) -> None:
+    """A provider that cannot be told of an organization or a project refuses it."""
+    with pytest.raises(InvalidRequest) as raised:
+        resolve(registry.load(), Target(provider=provider, model="m"), keyed(provider, credential))
+    assert raised.value.field == "credentials"
+
+
+async def test_several_requests_for_one_embedding_are_all_in_the_receipt(dispatcher: Dispatcher) -> None:
+    """When a later request fails, those before it, which are billed, are told too, and nothing invites to repeat them."""
+    asked = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.json_response({"embedding": [1.0], "inputTextTokenCount": 1}, status=200 if asked == 1 else 429)
+
+    async with listening(answer) as url:
+        target = Target(provider="bedrock", model="amazon.titan-embed-text-v2:0")
+        route = resolve_embeddings(registry.load(base_urls={"bedrock": url}), target, keyed("bedrock"))
+        with pytest.raises(DispatchError) as raised:
+            await embed(dispatcher, Call(**call_of(route)), EmbeddingInput(("a", "b", "c")))
+    assert [(attempt.number, attempt.failure_reason) for attempt in raised.value.attempts] == [
+        (1, ""),
+        (2, "PROVIDER_RATE_LIMITED"),
+    ]
+    assert not raised.value.retryable
+
+
+async def test_a_list_that_leads_in_circles_ends(dispatcher: Dispatcher) -> None:
+    """A page that leads to itself is the provider's mistake, told with the provider's name and its attempts."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m"}], "has_more": True, "last_id": "m"})
+
+    async with listening(answer) as url:
+        rows = registry.load(base_urls={"anthropic": url})
+        route = resolve_model_listing(rows, Target(provider="anthropic"), keyed("anthropic")[0])
+        with pytest.raises(DispatchError) as raised:
+            await list_models(dispatcher, Call(**call_of(route)))
+    assert (raised.value.reason, raised.value.provider) == (Reason.PROVIDER_PROTOCOL_ERROR, "anthropic")
+    assert len(raised.value.attempts) == 2
+
+
+@contextlib.asynccontextmanager
+async def listening(answer: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    """A provider that answers everything with *answer*; yields its URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    yield f"http://{host}:{port}"
+    await runner.cleanup()
 
 
 class TokenEndpoint:

@@ -130,8 +130,8 @@ def _block(piece: object) -> tuple[str, dict[str, Any], dict[str, Any]]:
                 {"type": "thinking", "thinking": "", "signature": ""},
                 {"type": "signature_delta", "signature": text},
             )
-        case ToolCall(index=index, name=name, fragment=fragment):
-            block = {"type": "tool_use", "id": f"toolu_{index}", "name": name, "input": {}}
+        case ToolCall(index=index, name=name, fragment=fragment, number=number):
+            block = {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": {}}
             return f"tool {index}", block, {"type": "input_json_delta", "partial_json": fragment} if fragment else {}
         case Text(text=text) | Refusal(text=text):
             return "text", {"type": "text", "text": ""}, {"type": "text_delta", "text": text}

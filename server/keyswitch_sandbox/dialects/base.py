@@ -74,10 +74,10 @@ def joined(said: Iterable[Said], kind: type[Any]) -> str:
 
 
 def whole_calls(said: Iterable[Said]) -> list[tuple[int, str, str]]:
-    """Return the tool calls, each with its number, name and arguments."""
+    """Return the tool calls, each with its number in the conversation, name and arguments."""
     calls: dict[int, list[str]] = {}
     for piece in of_kind(said, ToolCall):
-        call = calls.setdefault(piece.index, [piece.name, ""])
+        call = calls.setdefault(piece.number, [piece.name, ""])
         call[1] += piece.fragment
     return [(number, name, arguments) for number, (name, arguments) in calls.items()]
 
@@ -101,6 +101,7 @@ def conversation_of(
         schema=schema,
         body=body,
         input_tokens=sum(len(text.split()) for _, text in texts),
+        results=sum(role == "tool" for role, _ in texts),
     )
 
 

@@ -97,8 +97,8 @@ def _block(piece: object) -> tuple[str, dict[str, Any], dict[str, Any]]:
             return "reasoning", {}, {"reasoningContent": {"text": text}}
         case Signature(text=text):
             return "reasoning", {}, {"reasoningContent": {"signature": text}}
-        case ToolCall(index=index, name=name, fragment=fragment):
-            start = {"toolUse": {"toolUseId": f"tooluse_{index}", "name": name}}
+        case ToolCall(index=index, name=name, fragment=fragment, number=number):
+            start = {"toolUse": {"toolUseId": f"tooluse_{number}", "name": name}}
             return f"tool {index}", start, {"toolUse": {"input": fragment}} if fragment else {}
         case Text(text=text) | Refusal(text=text):
             return "text", {}, {"text": text}

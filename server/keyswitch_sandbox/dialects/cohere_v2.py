@@ -88,9 +88,9 @@ def stream_events(request: Request, script: Script, response_id: str) -> Iterato
                 kind, name, content = "thinking", "thinking", text
             case Text(text=text) | Refusal(text=text):
                 kind, name, content = "text", "text", text
-            case ToolCall(index=index, name=called, fragment=fragment):
+            case ToolCall(index=index, name=called, fragment=fragment, number=number):
                 if called:
-                    call = {"id": f"call_{index}", "type": "function", "function": {"name": called, "arguments": ""}}
+                    call = {"id": f"call_{number}", "type": "function", "function": {"name": called, "arguments": ""}}
                     yield _event("tool-call-start", index=index, delta={"message": {"tool_calls": call}})
                 if fragment:
                     part = {"tool_calls": {"function": {"arguments": fragment}}}

@@ -76,9 +76,9 @@ def _parts(script: Script) -> list[dict[str, Any]]:
             case ToolCall() | Signature():
                 pass
     signature = joined(script.said, Signature)
-    for number, name, arguments in whole_calls(script.said):
+    for place, (_, name, arguments) in enumerate(whole_calls(script.said)):
         part: dict[str, Any] = {"functionCall": {"name": name, "args": msgspec.Raw(arguments.encode() or b"{}")}}
-        parts.append(part | ({"thoughtSignature": signature} if signature and not number else {}))
+        parts.append(part | ({"thoughtSignature": signature} if signature and not place else {}))
     return parts
 
 

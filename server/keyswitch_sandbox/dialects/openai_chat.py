@@ -104,8 +104,8 @@ def _usage(request: Request, said: Iterable[Said]) -> dict[str, Any]:
     }
 
 
-def _call_id(index: int) -> str:
-    return f"call_sandbox_{index}"
+def _call_id(number: int) -> str:
+    return f"call_sandbox_{number}"
 
 
 def _delta(piece: Said) -> dict[str, Any]:
@@ -119,12 +119,12 @@ def _delta(piece: Said) -> dict[str, Any]:
             return {"refusal": text}
         case Signature():
             return {}
-        case ToolCall(index=index, name=name, fragment=fragment):
+        case ToolCall(index=index, name=name, fragment=fragment, number=number):
             function: dict[str, Any] = {"arguments": fragment}
             call: dict[str, Any] = {"index": index, "function": function}
             if name:
                 function["name"] = name
-                call |= {"id": _call_id(index), "type": "function"}
+                call |= {"id": _call_id(number), "type": "function"}
             return {"tool_calls": [call]}
 
 

@@ -132,8 +132,8 @@ def _piece(piece: object) -> tuple[str, dict[str, Any], str, str]:
             return "reasoning", {"type": "reasoning", "id": "rs_1"}, "response.reasoning_summary_text.delta", text
         case Signature():
             return "reasoning", {"type": "reasoning", "id": "rs_1"}, "", ""
-        case ToolCall(index=index, name=name, fragment=fragment):
-            call = {"type": "function_call", "id": f"fc_{index}", "call_id": f"call_{index}", "name": name}
+        case ToolCall(name=name, fragment=fragment, number=number):
+            call = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": name}
             return "function_call", call | {"arguments": ""}, "response.function_call_arguments.delta", fragment
         case Refusal(text=text):
             return "message", {"type": "message", "id": "msg_1", "content": []}, "response.refusal.delta", text
