@@ -74,10 +74,16 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def framing(dialect: str, chunks: list[bytes]) -> Callable[[], Any]:
-    """Return the work of taking a stream out of AWS's frames, nothing for other dialects."""
+    """Return the work of taking a stream out of AWS's binary frames, nothing for other dialects."""
     if not dialect.startswith("bedrock"):
         return lambda: None
-    return lambda: payloads(dialect, chunks)
+
+    def unframed() -> None:
+        messages = AwsEventStreamDecoder()
+        for chunk in chunks:
+            messages.feed(chunk)
+
+    return unframed
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ The rules are those of the WHATWG HTML standard, section "Server-sent events", w
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from keyswitch_engine.errors import ProtocolError
 
@@ -22,7 +22,7 @@ _LF, _CR, _COLON = b"\n\r:"
 _BOM = b"\xef\xbb\xbf"
 
 
-class ServerSentEvent(NamedTuple):
+class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
     """One event: its type, empty for the default one, and its data lines joined with line feeds."""
 
     type: str
@@ -36,7 +36,9 @@ class SSEDecoder:
     that follows it, even in the next chunk, belongs to it. An event that is never completed is never returned.
     """
 
-    __slots__ = ("_begun", "_data", "_idle", "_partial", "_partial_bytes", "_seen_bytes", "_skip_line_feed", "_type")
+    __slots__ = (
+        "_begun", "_data", "_idle", "_named", "_partial", "_partial_bytes", "_seen_bytes", "_skip_line_feed", "_type",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         """Start before the first byte."""
@@ -48,6 +50,7 @@ class SSEDecoder:
         self._skip_line_feed = False
         self._type = ""
         self._data: list[bytes] = []
+        self._named = (b"", "")  # the line that names a type, and the type: most events have that of the one before
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """Return the events that *chunk* completes.
@@ -55,11 +58,30 @@ class SSEDecoder:
         Raises:
             ProtocolError: an event exceeds `MAX_EVENT_BYTES`.
         """
-        if self._idle and (event := _single(chunk)) is not None:
+        if self._idle and (event := self._single(chunk)) is not None:
             return [event]
         events = self._feed(chunk)
         self._idle = self._begun and not (self._partial or self._data or self._type or self._skip_line_feed)
         return events
+
+    def _single(self, chunk: bytes) -> ServerSentEvent | None:
+        """Read a chunk that is exactly one event in the plainest form, which is how most of them arrive."""
+        if b"\r" in chunk:
+            return None
+        if chunk.startswith(b"data: "):
+            end = len(chunk) - 2
+            return ServerSentEvent("", chunk[6:end]) if chunk.find(b"\n") == end and chunk[-1] == _LF else None
+        lines = chunk.split(b"\n")
+        if len(lines) != 4 or lines[2] or lines[3] or not lines[1].startswith(b"data: "):  # noqa: PLR2004 - two are empty
+            return None
+        name, kind = self._named
+        if lines[0] != name:
+            name = lines[0]
+            if not name.startswith(b"event: "):
+                return None
+            kind = name[7:].decode("utf-8", "replace")
+            self._named = name, kind
+        return ServerSentEvent(kind, lines[1][6:])
 
     def _feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """Return the events that any chunk completes."""
@@ -134,19 +156,3 @@ class SSEDecoder:
             self._data.append(b"")
         self._seen_bytes += len(line)
         self._bound(0)
-
-
-def _single(chunk: bytes) -> ServerSentEvent | None:
-    """Read a chunk that is exactly one event in the plainest form, which is how most of them arrive."""
-    if chunk[-2:] != b"\n\n" or b"\r" in chunk:
-        return None
-    end = chunk.find(b"\n")
-    if chunk[:6] == b"data: ":
-        return ServerSentEvent("", chunk[6:-2]) if end == len(chunk) - 2 else None
-    if (
-        chunk[:7] == b"event: "
-        and chunk[end + 1 : end + 7] == b"data: "
-        and chunk.find(b"\n", end + 1) == len(chunk) - 2
-    ):
-        return ServerSentEvent(chunk[7:end].decode("utf-8", "replace"), chunk[end + 7 : -2])
-    return None
