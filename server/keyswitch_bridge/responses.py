@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 MAX_BATCH_BYTES = 1024 * 1024
-"""Largest serialised batch."""
+"""Largest serialised batch, but for one that is a single event with a larger state."""
 
 _MAX_DELTA = 128 * 1024  # characters or bytes of one delta: at most half of a batch in UTF-8
 _FILL = MAX_BATCH_BYTES // 2  # a batch is sent once it is this full, so that one more delta always fits

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -84,8 +84,15 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             egress_private_networks=[str(network) for network in settings.egress_private_networks],
             egress_plain_http_hosts=sorted(settings.egress_plain_http_hosts),
         )
-        on_listening(address)
-        await _until_stopped(server, health, guard, settings, log)
+        try:
+            with _signals(log) as (stop, at_once):
+                on_listening(address)
+                await stop.wait()
+                health.set_all(serving=False)
+                await _drain(server, guard, settings, at_once)
+        finally:
+            await server.stop(0)
+        log.info("stopped")
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -116,10 +123,9 @@ def _listen(server: grpc.aio.Server, listen: str) -> str:
     return f"{host}:{port}"
 
 
-async def _until_stopped(
-    server: grpc.aio.Server, health: Health, guard: Guard, settings: Settings, log: Logger
-) -> None:
-    """Wait for a signal, then stop: report it, drain, let calls finish, and wait for their cleaning up."""
+@contextlib.contextmanager
+def _signals(log: Logger) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Listen to signals; yield the events that the first one and the second one set."""
     stop, at_once = asyncio.Event(), asyncio.Event()
 
     def on_signal(name: str) -> None:
@@ -130,22 +136,22 @@ async def _until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
     try:
-        await stop.wait()
-        health.set_all(serving=False)
-        if settings.drain_seconds:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(at_once.wait(), settings.drain_seconds)
-        stopping = asyncio.ensure_future(server.stop(settings.grace_seconds + _LAST_WORDS_SECONDS))
-        hurried = asyncio.ensure_future(at_once.wait())
-        await asyncio.wait((stopping, hurried), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        guard.break_off()
-        await asyncio.wait((stopping,), timeout=_LAST_WORDS_SECONDS)
-        await server.stop(0)
-        await stopping
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(guard.wait_idle(), _LAST_WORDS_SECONDS)
-        log.info("stopped")
+        yield stop, at_once
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def _drain(server: grpc.aio.Server, guard: Guard, settings: Settings, at_once: asyncio.Event) -> None:
+    """Refuse new calls, let those in flight finish, break the others off, and wait for their cleaning up."""
+    if settings.drain_seconds:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(at_once.wait(), settings.drain_seconds)
+    stopping = asyncio.ensure_future(server.stop(settings.grace_seconds + _LAST_WORDS_SECONDS))
+    hurried = asyncio.ensure_future(at_once.wait())
+    await asyncio.wait((stopping, hurried), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    guard.break_off()
+    await asyncio.wait((stopping,), timeout=_LAST_WORDS_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(guard.wait_idle(), _LAST_WORDS_SECONDS)

@@ -11,7 +11,7 @@ from cli.running import KEYSWITCH, environment, run
 from google.protobuf import json_format
 from keyswitch.v1 import event_pb2
 from keyswitch_sandbox import Sandbox
-from support import ServerProcess
+from support import EGRESS, ServerProcess, server_process
 
 ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=k")
 
@@ -34,7 +34,12 @@ ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=k")
         (("health", "--server", "127.0.0.1:9", "--timeout", "1"), 64 + 14, "UNAVAILABLE"),
         (("sandbox", "--listen", "0.0.0.0:0"), 2, "loopback"),
         (("serve", "--listen", "0.0.0.0:0"), 2, "insecure_listen"),
+        (("health", "--service", "x" * 200), 2, "at most 127 bytes"),
         (("health", "--timeout", "inf"), 2, "--timeout"),
+        (("health", "--timeout", "nan"), 2, "--timeout"),
+        (("generate", "hi", *ECHO, "--temperature", "nan"), 2, "--temperature"),
+        (("generate", "hi", *ECHO, "--max-output-tokens", "4294967296"), 2, "--max-output-tokens"),
+        (("generate", "hi", *ECHO, "--max-output-tokens", "4294967295"), 0, ""),
         (("sandbox", "--chunk-bytes", "1"), 2, "--replay"),
         (("decode",), 2, "one of BODY and --batch"),
     ],
@@ -119,6 +124,16 @@ async def test_the_receipt_goes_to_standard_error(server: ServerProcess) -> None
     assert "succeeded at sandbox" in err
     code, _, err = await run("generate", "hi", "-m", "sandbox/html", "--api-key", "sandbox=k", "-v", server=server)
     assert (code, err.splitlines()[0].startswith("attempt 1   failed at sandbox")) == (64 + 13, True)
+
+
+async def test_the_receipt_says_only_what_is_known(tmp_path: pathlib.Path) -> None:
+    """An attempt that never reached its provider has no HTTP status, no connection's time and no first token's."""
+    async with server_process(tmp_path, {**EGRESS, "KEYSWITCH_SANDBOX_URL": "http://127.0.0.1:9"}) as server:
+        code, _, err = await run("generate", "hi", *ECHO, "-v", server=server)
+    assert code == 64 + 14
+    attempt = err.splitlines()[0]
+    assert attempt.startswith("attempt 1   failed at sandbox (127.0.0.1:9), billing BYOK, total ")
+    assert attempt.count(",") == 2
 
 
 async def test_what_came_before_a_failure_is_printed(server: ServerProcess) -> None:

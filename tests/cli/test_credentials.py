@@ -63,6 +63,8 @@ async def test_a_malformed_key_is_never_repeated(arguments: tuple[str, ...]) -> 
         ("health", BARE),
         ("decode", BARE),
         ("decode", f"--headers={BARE}"),
+        ("decode", "--dialect", BARE, __file__),
+        ("decode", "--chunk-bytes", BARE, __file__),
         ("serve", BARE),
         ("sandbox", "--replay", BARE),
     ],
@@ -82,8 +84,6 @@ async def test_a_key_in_the_wrong_place_is_never_repeated(arguments: tuple[str, 
         (("--api-key", "sandbox=env:MY_KEY"), "", {"MY_KEY": "k=1"}),
         (("--api-key", "sandbox=-"), "k=1\n", {}),
         (("--credential", "sandbox.key=k=1"), "", {}),
-        (("--credential", "sandbox.key=k=1", "--credential", "sandbox.project=p"), "", {}),
-        (("--api-key", "sandbox=k=1", "--credential", "sandbox.project=p"), "", {}),
     ],
 )
 async def test_a_key_comes_from_where_it_is_said(
@@ -115,8 +115,9 @@ async def test_a_literal_key_is_warned_of_where_somebody_looks(
     code, shown = await run_on_terminal(*echo, "--api-key", "sandbox=k", server=server)
     assert code == 0
     assert shown.startswith("warning: --api-key (number 1): a key on the command line")
-    hidden = (*echo, "--api-key", "sandbox=env:MY_KEY", "--credential", "sandbox.project=p")
-    assert await run_on_terminal(*hidden, server=server) == (0, "hi\n")
+    hidden = ("--api-key", "openai=env:MY_KEY", "--credential", "openai.project=p")
+    code, shown = await run_on_terminal("explain", "-m", "openai/gpt-4o", *hidden, server=server)
+    assert (code, shown.splitlines()[0]) == (0, "provider    openai")
     assert await run(*echo, "--api-key", "sandbox=k", server=server) == (0, "hi\n", "")
 
 
@@ -143,6 +144,13 @@ def test_fields_make_the_credential_that_they_belong_to(
     """The fields given decide which kind of credential they are, in whatever order they come."""
     parsed = credentials.parse([], [f"p.{field}=v" for field in arguments])
     assert parsed == {"p": credential_pb2.Credential(**{kind: expected})}  # type: ignore[arg-type] # the stubs know no mappings
+
+
+def test_a_key_and_what_it_bills_are_one_credential() -> None:
+    """`--credential` adds to what `--api-key` gave."""
+    parsed = credentials.parse(["p=k"], ["p.organization=o", "p.project=v"])
+    key = credential_pb2.ApiKey(key="k", organization="o", project="v")
+    assert parsed == {"p": credential_pb2.Credential(api_key=key)}
 
 
 def leaves(message: Descriptor, path: str = "") -> Iterator[str]:

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 from cli.running import KEYSWITCH, environment, run, run_on_terminal
+from keyswitch_sandbox import Sandbox
 from support import ServerProcess
 
 ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=env:KEY")
@@ -69,7 +70,7 @@ async def test_a_full_disk_is_said(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize(
     ("redirection", "arguments", "status"),
-    [(">&-", ("hi",), 0), ("2>&-", ("hi",), 0), ("<&-", ("hi",), 0), ("<&-", (), 2), ("<&-", ("-",), 2)],
+    [("2>&-", ("hi",), 0), ("<&-", ("hi",), 0), ("<&-", (), 2), ("<&-", ("-",), 2)],
 )
 async def test_closed_standard_streams_are_no_crash(
     server: ServerProcess, redirection: str, arguments: tuple[str, ...], status: int
@@ -80,3 +81,46 @@ async def test_closed_standard_streams_are_no_crash(
         "generate", *arguments, *ECHO, server=server, executable=("/bin/sh", "-c", script, KEYSWITCH[0])
     )
     assert code == status
+
+
+async def test_an_answer_that_nothing_can_take_is_not_asked_for(server: ServerProcess, sandbox: Sandbox) -> None:
+    """Without standard output the command fails with one line, before a provider is called; health is its status."""
+    script = 'exec "$0" -m keyswitch_cli "$@" >&-'
+    executable = ("/bin/sh", "-c", script, KEYSWITCH[0])
+    before = len(list(sandbox.journal))
+    answer = await run("generate", "hi", *ECHO, server=server, executable=executable)
+    assert answer == (1, "", "error: standard output is closed\n")
+    assert len(list(sandbox.journal)) == before
+    assert await run("health", server=server, executable=executable) == (0, "", "")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(("no-such-command",), 2), (("generate", "hi", "-m", "sandbox/bad-key", "--api-key", "sandbox=env:KEY"), 4)],
+)
+async def test_complaints_that_nothing_takes_keep_their_status(
+    server: ServerProcess, arguments: tuple[str, ...], status: int
+) -> None:
+    """Where standard error cannot be written the exit status still says what happened."""
+    script = 'exec "$0" -m keyswitch_cli "$@" 2>/dev/full'
+    executable = ("/bin/sh", "-c", script, KEYSWITCH[0])
+    assert await run(*arguments, server=server, executable=executable) == (status, "", "")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no /dev/full here")
+async def test_an_address_that_cannot_be_printed_is_no_port_in_use() -> None:
+    """A sandbox that listens but cannot say where blames the disk."""
+    script = 'exec "$0" -m keyswitch_cli "$@" >/dev/full'
+    out = await run("sandbox", "--listen", "127.0.0.1:0", executable=("/bin/sh", "-c", script, KEYSWITCH[0]))
+    assert out == (1, "", "error: No space left on device\n")
+
+
+async def test_nothing_left_behind_keeps_the_command_from_exiting() -> None:
+    """The command ends with its status whatever would still be waited for on the interpreter's way out."""
+    script = (
+        "import atexit, threading; atexit.register(threading.Event().wait); "
+        "from keyswitch_cli.__main__ import main; main()"
+    )
+    code, _, err = await run("no-such-command", executable=(KEYSWITCH[0], "-c", script))
+    assert (code, err.startswith("error: no such command")) == (2, True)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from keyswitch.v1 import conversation_pb2, credential_pb2, error_pb2, event_pb2, usage_pb2
+from keyswitch.v1 import conversation_pb2, credential_pb2, error_pb2, event_pb2, target_pb2, usage_pb2
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch_client import (
     ApiKey,
@@ -17,6 +18,7 @@ from keyswitch_client import (
     BearerToken,
     Client,
     CredentialError,
+    DeadlineError,
     Finished,
     KeyswitchError,
     RateLimitedError,
@@ -27,7 +29,14 @@ from keyswitch_client import (
     UnavailableError,
 )
 from keyswitch_client.errors import BY_REASON, from_status
-from keyswitch_client.requests import GenerateArguments, build, credential_messages
+from keyswitch_client.requests import (
+    Credentials,
+    GenerateArguments,
+    build,
+    count_request,
+    credential_messages,
+    models_request,
+)
 from support import ServerProcess
 
 
@@ -38,6 +47,7 @@ class Script:
     responses: list[pb.StreamGenerateResponse] = dataclasses.field(default_factory=list)
     then: Callable[[Any], Any] | None = None
     calls: int = 0
+    called: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     requests: list[pb.StreamGenerateRequest] = dataclasses.field(default_factory=list)
 
@@ -48,6 +58,7 @@ async def scripted() -> AsyncIterator[tuple[str, Script]]:
 
     async def stream(request: pb.StreamGenerateRequest, context: Any) -> None:
         script.calls += 1
+        script.called.set()
         script.requests.append(request)
         try:
             for response in script.responses:
@@ -60,6 +71,7 @@ async def scripted() -> AsyncIterator[tuple[str, Script]]:
 
     async def generate(request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         script.calls += 1
+        script.called.set()
         if script.then is not None:
             await script.then(context)
         return pb.GenerateResponse()
@@ -183,6 +195,109 @@ async def test_leaving_a_stream_cancels_the_call(scripted: tuple[str, Script]) -
             _ = stream.answer
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_closing_the_client_fails_its_calls(scripted: tuple[str, Script], streamed: bool) -> None:
+    """A call that its client's closing cancels raises CANCELLED: the task that waits for it is not cancelled."""
+    address, script = scripted
+    script.then = forever
+    client = AsyncClient(address)
+    task = asyncio.create_task(client.stream(messages="hi").final() if streamed else client.generate(messages="hi"))
+    await script.called.wait()
+    await client.close()
+    with pytest.raises(KeyswitchError) as raised:
+        await task
+    assert raised.value.code is grpc.StatusCode.CANCELLED
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_stream_that_was_left_cannot_be_read(scripted: tuple[str, Script], sync: bool) -> None:
+    """Reading on behind the block raises CANCELLED from both clients."""
+    address, script = scripted
+    script.responses, script.then = [events(STARTED)], forever
+
+    def synchronous() -> None:
+        with Client(address) as client:
+            with client.stream(messages="hi") as stream:
+                next(iter(stream))
+            stream.final()
+
+    async def asynchronous() -> None:
+        async with AsyncClient(address) as client:
+            async with client.stream(messages="hi") as stream:
+                await anext(aiter(stream))
+            await stream.final()
+
+    with pytest.raises(KeyswitchError) as raised:
+        await (asyncio.to_thread(synchronous) if sync else asynchronous())
+    assert raised.value.code is grpc.StatusCode.CANCELLED
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_cancelling_the_caller_is_no_failed_call(scripted: tuple[str, Script], streamed: bool) -> None:
+    """A task that is cancelled while it waits for a call ends as asyncio wants it."""
+    address, script = scripted
+    script.then = forever
+    async with AsyncClient(address) as client:
+        task = asyncio.create_task(client.stream(messages="hi").final() if streamed else client.generate(messages="hi"))
+        await script.called.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_newer_servers_blocks_are_ignored(scripted: tuple[str, Script], sync: bool) -> None:
+    """A block of an unknown kind leaves nothing in events and answer, whatever comes for it."""
+    address, script = scripted
+    unknown = event(block_start={"index": 1})
+    script.responses = [
+        events(STARTED, TEXT, unknown, delta(text="a"), delta(1, text="x"), delta(1, reasoning="x")),
+        events(
+            delta(1, media=b"x"), delta(1, citation={}), delta(1, logprobs={}), event(block_stop={"index": 1}), FINISHED
+        ),
+    ]
+    stream, seen = await read_all(address, sync=sync)
+    assert [getattr(item, "index", None) for item in seen] == [None, 0, 0, None]
+    assert (stream.text, stream.answer.text, len(stream.answer.message.parts)) == ("a", "a", 1)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_no_time_is_no_time(scripted: tuple[str, Script], sync: bool, streamed: bool) -> None:
+    """A timeout of zero is not the default one: the call is over at once."""
+    address, script = scripted
+    script.then = forever
+
+    def synchronous() -> None:
+        with Client(address) as client:
+            if streamed:
+                client.stream(messages="hi", timeout=0).final()
+            client.generate(messages="hi", timeout=0)
+
+    async def asynchronous() -> None:
+        async with AsyncClient(address) as client:
+            if streamed:
+                await client.stream(messages="hi", timeout=0).final()
+            await client.generate(messages="hi", timeout=0)
+
+    with pytest.raises(DeadlineError):
+        await asyncio.wait_for(asyncio.to_thread(synchronous) if sync else asynchronous(), 10)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e12])
+async def test_endless_time_is_no_deadline(scripted: tuple[str, Script], seconds: float) -> None:
+    """Seconds beyond what gRPC's clock can count do not end a call."""
+    address, _ = scripted
+
+    def synchronous() -> None:
+        with Client(address) as client:
+            client.generate(messages="hi", timeout=seconds)
+
+    await asyncio.to_thread(synchronous)
+    async with AsyncClient(address, timeout=seconds) as client:
+        await client.generate(messages="hi")
+
+
 def fails(code: grpc.StatusCode, reason: str = "", pushback: str = "") -> Callable[[Any], Any]:
     """Return a behaviour that ends the call with a status."""
 
@@ -243,6 +358,16 @@ def test_a_status_without_details_is_told_apart_by_its_code() -> None:
     assert type(broken) is KeyswitchError
 
 
+def test_a_failure_of_a_newer_server_is_still_one() -> None:
+    """An unknown origin is shown as its number, and a detail that cannot be read says nothing."""
+    status = status_pb2.Status()
+    status.details.add().Pack(error_pb2.DispatchFailure(origin=9, provider="p"))  # type: ignore[arg-type] # unknown
+    status.details.add().Pack(error_details_pb2.ErrorInfo())
+    status.details[1].value = b"\xff"
+    error = from_status(grpc.StatusCode.UNAVAILABLE, "why", [("grpc-status-details-bin", status.SerializeToString())])
+    assert (type(error), error.origin, error.provider, error.reason) == (UnavailableError, "9", "p", "")
+
+
 @pytest.mark.parametrize(
     ("retries", "pushback", "responses", "calls"),
     [
@@ -292,6 +417,37 @@ def test_credentials_take_every_form() -> None:
     assert messages[1].credential.api_key.project == "p"
 
 
+def test_a_count_is_of_the_callers_request() -> None:
+    """Everything of a ready message that a count has a field for is sent with it."""
+    base = pb.GenerateRequest(tenant="t", fallbacks=[target_pb2.Target(model="m")], tools=[conversation_pb2.Tool()])
+    base.system.add().text.text = "s"
+    request = count_request(GenerateArguments(messages="hi", model="m", credentials={"p": "k"}, request=base))
+    assert {field.name for field, _ in request.ListFields()} == set(pb.CountTokensRequest.DESCRIPTOR.fields_by_name)
+
+
+@pytest.mark.parametrize(
+    ("credentials", "sent"),
+    [
+        ({"openai": "1", "anthropic": "2"}, "1"),
+        ({"anthropic": "2", "OpenAI": "1"}, "1"),
+        ({"openai": [ApiKey("1", label="x"), ApiKey("2", label="y")]}, "1"),
+        ({"an-alias": "1"}, "1"),
+        ({}, ""),
+    ],
+)
+def test_models_are_asked_for_with_their_providers_key(credentials: Credentials, sent: str) -> None:
+    """Of several keys the named provider's first is sent; a single one is, whatever alias it is under."""
+    request = models_request("openai", region="", credentials=credentials)
+    assert request.credential.credential.api_key.key == sent
+
+
+def test_no_other_providers_key_is_sent() -> None:
+    """Several keys of which none is under the provider's name are refused, unseen."""
+    with pytest.raises(ValueError, match="several providers, but none under 'openai'") as raised:
+        models_request("openai", region="", credentials={"anthropic": "hidden", "groq": "hidden"})
+    assert "hidden" not in str(raised.value)
+
+
 def test_arguments_become_the_request() -> None:
     """Plain values land in their fields, beside those of a ready message, and nothing is set unasked."""
     base = pb.GenerateRequest()
@@ -317,6 +473,16 @@ async def test_a_missing_key_is_a_credential_error(client: AsyncClient) -> None:
     with pytest.raises(CredentialError) as raised:
         await client.generate(model="gpt-4o", messages="hi")
     assert (raised.value.reason, raised.value.provider) == ("MISSING_CREDENTIAL", "openai")
+
+
+async def test_a_services_name_has_a_limit(server: ServerProcess) -> None:
+    """A name that no health request can hold is refused before anything is sent; the longest is asked for."""
+    async with AsyncClient(server.address) as client:
+        with pytest.raises(ValueError, match="at most 127 bytes"):
+            await client.health("x" * 128)
+        with pytest.raises(KeyswitchError) as raised:
+            await client.health("x" * 127)
+    assert raised.value.code is grpc.StatusCode.NOT_FOUND
 
 
 async def test_embeddings_counts_and_models_through_the_client(server: ServerProcess) -> None:

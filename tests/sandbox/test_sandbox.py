@@ -51,6 +51,31 @@ async def test_echo_says_the_text_back_exactly(http: aiohttp.ClientSession) -> N
     assert json.loads(whole)["choices"][0]["message"]["content"] == text
 
 
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"properties": {"a": True, "b": False}}, {"a": "text", "b": "text"}),
+        ({"type": "array", "items": True}, ["text"]),
+    ],
+)
+async def test_a_schema_may_be_a_boolean(http: aiohttp.ClientSession, schema: dict[str, Any], value: object) -> None:
+    """Where a schema inside a schema is a boolean, any value stands."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    status, whole = await post(http, body("tools", stream=False, tools=[tool]))
+    (call,) = json.loads(whole)["choices"][0]["message"]["tool_calls"]
+    assert (status, json.loads(call["function"]["arguments"])) == (200, value)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_ids_of_calls_differ_in_a_conversation(http: aiohttp.ClientSession, stream: bool) -> None:
+    """Calls of a later answer have other ids than those whose results the conversation has."""
+    request = body("tools", stream=stream, tools=[TOOL, TOOL])
+    results = [{"role": "tool", "tool_call_id": f"call_sandbox_{number}", "content": "42"} for number in range(2)]
+    request["messages"] += [*results, {"role": "user", "content": "again"}]
+    _, answer = await post(http, request)
+    assert [f"call_sandbox_{number}".encode() in answer for number in range(5)] == [False, False, True, True, False]
+
+
 async def test_tools_are_called_and_their_results_answered(http: aiohttp.ClientSession) -> None:
     """Each given tool is called with arguments that fit its schema, in fragments; then the result is quoted."""
     _, stream = await post(http, body("tools", tools=[TOOL, TOOL]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -74,11 +75,17 @@ def cli(ctx: click.Context, server: str) -> None:
     ctx.obj = server
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may hold what a terminal's encoding does not
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(_run(arguments))
+    status = _run(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):  # it failed before, and the status says so
+                stream.flush()
+    # on the interpreter's way out a stream that was left may wait for a lock of gRPC's thread, which is gone by then
+    os._exit(status)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -89,22 +96,28 @@ def _run(arguments: list[str] | None) -> int:
         error.show()
         return exit_codes.USAGE
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        _complain(f"error: {error.format_message()}")
         if isinstance(error, click.UsageError) and error.ctx is not None:
-            click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
+            _complain(f"Try '{error.ctx.command_path} --help'.")
         return error.exit_code
     except UnicodeEncodeError:  # output replaces what it cannot show, so this was input
-        click.echo("error: an argument is not UTF-8 text", err=True)
+        _complain("error: an argument is not UTF-8 text")
         return exit_codes.USAGE
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        _complain("interrupted")
         return exit_codes.INTERRUPTED
+    except SystemExit:  # click's, when whoever read the output has left
+        return exit_codes.ERROR
     except OSError as error:
-        # what standard output did not take now, it would refuse again on the interpreter's way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        click.echo(f"error: {error.strerror}", err=True)
+        _complain(f"error: {error.strerror or type(error).__name__}")
         return exit_codes.ERROR
     return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> None:
+    """Show a message, if anything takes it; the exit status says the same."""
+    with contextlib.suppress(OSError):
+        click.echo(message, err=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from typing import Any
+
 import click
 
-__all__ = ["Command"]
+__all__ = ["Command", "PrintingCommand", "hide"]
 
 
 class Command(click.Command):
@@ -22,11 +26,30 @@ class Command(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.BadParameter as error:
-            message = error.message
-            for argument in given:
-                for value in (argument, argument.partition("=")[2], argument[2:]):  # -n VALUE, --name=VALUE, -nVALUE
-                    message = message.replace(repr(value), "'…'")
-            raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from None
+            # -n VALUE, --name=VALUE, -nVALUE
+            values = [value for text in given for value in (text, text.partition("=")[2], text[2:])]
+            raise click.BadParameter(hide(error.message, values), error.ctx, error.param, error.param_hint) from None
         if rest and not ctx.resilient_parsing:
             ctx.fail(f"got more arguments than expected ({len(rest)}); quote what has spaces")
         return rest
+
+
+def hide(message: str, arguments: Iterable[str]) -> str:
+    """Return a message without the arguments that it quotes."""
+    for argument in arguments:
+        message = message.replace(repr(argument), "'…'")
+    return message
+
+
+class PrintingCommand(Command):
+    """A command that is run for what it prints."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command.
+
+        Raises:
+            click.ClickException: standard output is closed; click would print to it in silence, after a call was paid.
+        """
+        if sys.stdout is None:
+            raise click.ClickException("standard output is closed")
+        return super().invoke(ctx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from keyswitch.v1 import credential_pb2
 
 from keyswitch_cli import credentials
 
-__all__ = ["read_credentials", "selection_options", "server_option", "timeout_option"]
+__all__ = ["Number", "read_credentials", "selection_options", "server_option", "timeout_option"]
 
 _DAY = 86_400
 
@@ -27,11 +28,22 @@ server_option = click.option(
 """`--server` behind the command, where people look for it too."""
 
 
+class Number(click.FloatRange):
+    """A number within bounds; click lets `nan` pass, which no bound excludes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. Raises `click.BadParameter` if it is none."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 def timeout_option(default: float) -> Callable[[Any], Any]:
     """Return `--timeout`, in seconds."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True, max=_DAY),
+        type=Number(min=0, min_open=True, max=_DAY),
         default=default,
         show_default=True,
         help="Seconds for the whole call.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, Unpack
@@ -14,7 +15,7 @@ from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from keyswitch_client.answers import Answer, FoldedStream
 from keyswitch_client.arguments import Arguments
-from keyswitch_client.channels import HEALTH_METHOD, channel_options, health_request, health_status
+from keyswitch_client.channels import HEALTH_METHOD, channel_options, deadline, health_request, health_status
 from keyswitch_client.errors import KeyswitchError, from_status, incomplete
 from keyswitch_client.events import Event, TextDelta, read_event
 from keyswitch_client.requests import (
@@ -31,6 +32,14 @@ __all__ = ["AsyncClient", "AsyncStream"]
 
 def _translate(error: grpc.aio.AioRpcError) -> KeyswitchError:
     return from_status(error.code(), error.details(), error.trailing_metadata())
+
+
+def _cancelled(error: asyncio.CancelledError) -> asyncio.CancelledError | KeyswitchError:
+    """Return what a cancelled call raises; gRPC raises the same whether its caller was cancelled or only the call."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        return error
+    return from_status(grpc.StatusCode.CANCELLED, "the stream was left, or the client closed", None)
 
 
 class AsyncStream(FoldedStream):
@@ -74,6 +83,8 @@ class AsyncStream(FoldedStream):
                     yield message
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from None
+        except asyncio.CancelledError as error:
+            raise _cancelled(error) from None
         finally:
             self._call.cancel()
         if self._fold.finished is None:
@@ -82,7 +93,7 @@ class AsyncStream(FoldedStream):
     async def _read(self) -> AsyncIterator[Event]:
         async for message in self.messages():
             event = read_event(message)
-            if event is not None:
+            if event is not None and self._fold.knows(event):
                 yield event
 
     async def text_deltas(self) -> AsyncIterator[str]:
@@ -155,7 +166,7 @@ class AsyncClient:
     def stream(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> AsyncStream:
         """Answer a conversation as a stream. *timeout* is in seconds. Reading it raises `KeyswitchError`."""
         request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
-        return AsyncStream(self._dispatch.StreamGenerate(request, timeout=timeout or self._timeout))
+        return AsyncStream(self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout)))
 
     async def explain(self, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
         """Say where a call would go, without making it. Raises `KeyswitchError` as the call would."""
@@ -219,16 +230,21 @@ class AsyncClient:
         return response
 
     async def health(self, service: str = "") -> str:
-        """Return the health of a service, for example `SERVING`; of the whole server if the name is empty."""
-        check = self._channel.unary_unary(
-            HEALTH_METHOD, request_serializer=health_request, response_deserializer=health_status
+        """Return the health of a service, for example `SERVING`; of the whole server if the name is empty.
+
+        Raises `ValueError` for a name of more than 127 bytes.
+        """
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, str] = self._channel.unary_unary(
+            HEALTH_METHOD, response_deserializer=health_status
         )
-        status: str = await self._unary(check, service, None)
+        status: str = await self._unary(check, health_request(service), None)
         return status
 
     async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - likewise
         """Make a unary call."""
         try:
-            return await method(request, timeout=timeout or self._timeout)
+            return await method(request, timeout=deadline(timeout, self._timeout))
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from None
+        except asyncio.CancelledError as error:
+            raise _cancelled(error) from None

@@ -109,9 +109,20 @@ class Fold:
             self._text = ["".join(self._text)]
         return self._text[0] if self._text else ""
 
+    def knows(self, event: Event) -> bool:
+        """Tell whether the event's block was begun; one of a newer server's kind was not, and is ignored."""
+        return isinstance(event, Started | Finished) or event.index in self._parts
+
     def add(self, event: Event) -> None:
         """Add one event."""
         match event:
+            case BlockStart(index=index, kind=kind, message=start):
+                self._parts[index] = _Part(kind, start)
+            case ToolCallStart(index=index, id=call_id, name=name):
+                block = event_pb2.ToolCallBlock(id=call_id, name=name)
+                self._parts[index] = _Part("tool_call", event_pb2.BlockStart(index=index, tool_call=block))
+            case _ if not self.knows(event):
+                pass
             case TextDelta(index=index, text=text):
                 self._text.append(text)
                 self._parts[index].pieces.append(text)
@@ -125,11 +136,6 @@ class Fold:
                 self._parts[index].details.citations.append(message)
             case Logprobs(index=index, message=message):
                 self._parts[index].details.logprobs.extend(message.tokens)
-            case BlockStart(index=index, kind=kind, message=start):
-                self._parts[index] = _Part(kind, start)
-            case ToolCallStart(index=index, id=call_id, name=name):
-                block = event_pb2.ToolCallBlock(id=call_id, name=name)
-                self._parts[index] = _Part("tool_call", event_pb2.BlockStart(index=index, tool_call=block))
             case BlockStop(index=index, provider_state=state):
                 self._parts[index].state = state
             case Started(message=started):

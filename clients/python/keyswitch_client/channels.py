@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-__all__ = ["HEALTH_METHOD", "channel_options", "health_request", "health_status"]
+__all__ = ["HEALTH_METHOD", "channel_options", "deadline", "health_request", "health_status"]
 
 _MAX_MESSAGE = 36 * 1024 * 1024
 
@@ -43,6 +43,15 @@ def channel_options(*, retries: bool) -> list[tuple[str, str | int]]:
     return options
 
 
+_CENTURY = 100 * 365 * 86_400.0
+
+
+def deadline(timeout: float | None, default: float | None) -> float | None:
+    """Return the seconds that gRPC gives a call, None for no end: infinity would overflow its clock and end at once."""
+    seconds = default if timeout is None else timeout
+    return None if seconds is not None and seconds > _CENTURY else seconds
+
+
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _STATUSES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
@@ -54,7 +63,7 @@ def health_request(service: str) -> bytes:
     """
     name = service.encode()
     if len(name) > 127:  # noqa: PLR2004 - the largest length that takes one byte, more than any service's name
-        raise ValueError("the service's name is too long")
+        raise ValueError("a service's name has at most 127 bytes")
     return b"\x0a" + bytes([len(name)]) + name if name else b""
 
 

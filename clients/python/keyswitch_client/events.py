@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 from keyswitch.v1 import conversation_pb2, event_pb2, usage_pb2
 
+from keyswitch_client.enums import value_name
+
 __all__ = [
     "ArgumentsDelta", "BlockStart", "BlockStop", "Citation", "Event", "Finished", "Logprobs", "MediaDelta",
     "ReasoningDelta", "RefusalDelta", "Started", "TextDelta", "ToolCallStart", "read_event",
@@ -135,10 +137,7 @@ Event: TypeAlias = (
 
 def stop_reason_name(message: event_pb2.Finished) -> str:
     """Return the stop reason without its prefix; a value of a newer server is shown as its number."""
-    try:
-        return event_pb2.StopReason.Name(message.stop_reason).removeprefix("STOP_REASON_")
-    except ValueError:
-        return str(message.stop_reason)
+    return value_name(event_pb2.StopReason, message.stop_reason, "STOP_REASON_")
 
 
 def read_event(message: event_pb2.Event) -> Event | None:

@@ -185,7 +185,9 @@ def count_request(arguments: GenerateArguments) -> dispatch_service_pb2.CountTok
     whole = build(dispatch_service_pb2.GenerateRequest, arguments)
     return dispatch_service_pb2.CountTokensRequest(
         target=whole.target,
+        fallbacks=whole.fallbacks,
         credentials=whole.credentials,
+        tenant=whole.tenant,
         system=whole.system,
         messages=whole.messages,
         tools=whole.tools,
@@ -195,9 +197,17 @@ def count_request(arguments: GenerateArguments) -> dispatch_service_pb2.CountTok
 def models_request(
     provider: str, *, region: str, credentials: Credentials
 ) -> dispatch_service_pb2.ListProviderModelsRequest:
-    """Return a request for a provider's models."""
+    """Return a request for a provider's models, with its first key.
+
+    Raises:
+        ValueError: there are keys of several providers, and none of this one.
+    """
     request = dispatch_service_pb2.ListProviderModelsRequest(provider=provider, region=region)
-    for credential in credential_messages(credentials):
+    named = {name: key for name, key in credentials.items() if name.lower() == provider.lower()}
+    if not named and len(credentials) > 1:
+        raise ValueError(f"there are keys of several providers, but none under {provider!r}")
+    # a single one under another name may be under an alias, which the server knows
+    for credential in credential_messages(named or credentials)[:1]:
         request.credential.CopyFrom(credential)
     return request
 

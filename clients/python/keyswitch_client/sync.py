@@ -14,7 +14,7 @@ from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from keyswitch_client.answers import Answer, FoldedStream
 from keyswitch_client.arguments import Arguments
-from keyswitch_client.channels import HEALTH_METHOD, channel_options, health_request, health_status
+from keyswitch_client.channels import HEALTH_METHOD, channel_options, deadline, health_request, health_status
 from keyswitch_client.errors import KeyswitchError, from_status, incomplete
 from keyswitch_client.events import Event, TextDelta, read_event
 from keyswitch_client.requests import (
@@ -82,7 +82,7 @@ class Stream(FoldedStream):
     def _read(self) -> Iterator[Event]:
         for message in self.messages():
             event = read_event(message)
-            if event is not None:
+            if event is not None and self._fold.knows(event):
                 yield event
 
     def text_deltas(self) -> Iterator[str]:
@@ -150,7 +150,7 @@ class Client:
     def stream(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> Stream:
         """Answer a conversation as a stream. *timeout* is in seconds. Reading it raises `KeyswitchError`."""
         request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
-        return Stream(self._dispatch.StreamGenerate(request, timeout=timeout or self._timeout))
+        return Stream(self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout)))
 
     def explain(self, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
         """Say where a call would go, without making it. Raises `KeyswitchError` as the call would."""
@@ -214,16 +214,19 @@ class Client:
         return response
 
     def health(self, service: str = "") -> str:
-        """Return the health of a service, for example `SERVING`; of the whole server if the name is empty."""
-        check = self._channel.unary_unary(
-            HEALTH_METHOD, request_serializer=health_request, response_deserializer=health_status
+        """Return the health of a service, for example `SERVING`; of the whole server if the name is empty.
+
+        Raises `ValueError` for a name of more than 127 bytes.
+        """
+        check: grpc.UnaryUnaryMultiCallable[bytes, str] = self._channel.unary_unary(
+            HEALTH_METHOD, response_deserializer=health_status
         )
-        status: str = self._unary(check, service, None)
+        status: str = self._unary(check, health_request(service), None)
         return status
 
     def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:
         """Make a unary call."""
         try:
-            return method(request, timeout=timeout or self._timeout)
+            return method(request, timeout=deadline(timeout, self._timeout))
         except grpc.RpcError as error:
             raise _translate(error) from None

@@ -359,8 +359,9 @@ Global___StreamGenerateRequest: _TypeAlias = StreamGenerateRequest  # noqa: Y015
 
 @_typing.final
 class StreamGenerateResponse(_message.Message):
-    """StreamGenerateResponse is a batch of events, at most 1 MiB. What one read from the provider decoded to comes as one
-    batch, joined by what arrived while the batch before it was being written. An empty one is a sign of life.
+    """StreamGenerateResponse is a batch of events, at most 1 MiB unless one event alone is larger: the `provider_state` of a
+    block is never divided. What one read from the provider decoded to comes as one batch, joined by what arrived while
+    the batch before it was being written. An empty one is a sign of life.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

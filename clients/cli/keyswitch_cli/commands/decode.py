@@ -10,7 +10,7 @@ import msgspec
 from keyswitch_engine import registry
 from keyswitch_engine.decode import UnknownProtocolError, cut, decode_answer
 
-from keyswitch_cli.command import Command
+from keyswitch_cli.command import PrintingCommand, hide
 
 __all__ = ["command"]
 
@@ -29,7 +29,7 @@ class _Line(msgspec.Struct):
     chunk_sizes: list[int] | None = None
 
 
-@click.command("decode", cls=Command)
+@click.command("decode", cls=PrintingCommand)
 @click.argument("body", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--provider", default="", help="The provider that answered; its dialect's defaults if not given.")
 @click.option("--dialect", default="", help="The wire protocol; the provider's first if not given.")
@@ -92,7 +92,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         )
         result = _decode(rows, line, body.parent)
     except (msgspec.DecodeError, UnknownProtocolError, ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(hide(str(error), (dialect, chunk_bytes))) from None
     click.echo(msgspec.json.encode(result).decode())
 
 

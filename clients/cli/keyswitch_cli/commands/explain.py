@@ -6,15 +6,16 @@ import click
 from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client import Client
+from keyswitch_client.enums import value_name
 
-from keyswitch_cli.command import Command
+from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import read_credentials, selection_options
 
 __all__ = ["command"]
 
 
-@click.command("explain", cls=Command)
+@click.command("explain", cls=PrintingCommand)
 @selection_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(  # noqa: PLR0917 - click passes them by name
@@ -41,14 +42,14 @@ def command(  # noqa: PLR0917 - click passes them by name
 
 def _show(route: dispatch_service_pb2.Route) -> None:
     """Print a route for people."""
-    source = usage_pb2.CredentialSource.Name(route.credential_source).removeprefix("CREDENTIAL_SOURCE_").lower()
+    source = value_name(usage_pb2.CredentialSource, route.credential_source, "CREDENTIAL_SOURCE_").lower()
     rows = {
         "provider": route.provider,
         "model": route.resolved_model,
         "dialect": route.dialect,
         "host": route.origin_host,
         "credential": source + (f" ({route.credential_label})" if route.credential_label else ""),
-        "billing": usage_pb2.Billing.Name(route.billing).removeprefix("BILLING_"),
+        "billing": value_name(usage_pb2.Billing, route.billing, "BILLING_"),
     }
     for name, value in rows.items():
         click.echo(f"{name:11} {value}")

@@ -8,26 +8,28 @@ import click
 from google.protobuf import json_format
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, usage_pb2
 from keyswitch_client import Answer, Client, KeyswitchError, ReasoningDelta, RefusalDelta, Stream, TextDelta
+from keyswitch_client.enums import value_name
 
 from keyswitch_cli import credentials
-from keyswitch_cli.command import Command
+from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.inputs import read_file, read_stdin
-from keyswitch_cli.options import read_credentials, selection_options, timeout_option
+from keyswitch_cli.options import Number, read_credentials, selection_options, timeout_option
 from keyswitch_cli.output import TextOutput
 
 __all__ = ["command"]
 
+_TIMES = ("connect_time", "first_token_time", "total_time")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "max")
 
 
-@click.command("generate", cls=Command)
+@click.command("generate", cls=PrintingCommand)
 @click.argument("prompt", required=False)
 @selection_options
 @click.option("-f", "--file", metavar="FILE", help="Reads the prompt from a file; - is standard input.")
 @click.option("-s", "--system", default="", help="Instructions that precede the conversation.")
-@click.option("--max-output-tokens", type=click.IntRange(min=1), help="At most this many output tokens.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="Randomness.")
+@click.option("--max-output-tokens", type=click.IntRange(1, 2**32 - 1), help="At most this many output tokens.")
+@click.option("--temperature", type=Number(0, 2), help="Randomness.")
 @click.option("--reasoning-effort", type=click.Choice(_EFFORTS), help="How hard to think.")
 @click.option("--json-schema", metavar="FILE", help="File with the JSON Schema of the answer.")
 @click.option("--options", default="", metavar="JSON", help="JSON object merged into the provider's request.")
@@ -161,25 +163,25 @@ def _print_receipt(answer: Answer) -> None:
     usage = answer.usage
     if usage is not None:
         counts = usage if usage.HasField("input_tokens") else usage.reported
-        click.echo(f"tokens      {counts.input_tokens} in, {counts.output_tokens} out", err=True)
+        known = [f"{counts.input_tokens} in"] if counts.HasField("input_tokens") else []
+        known += [f"{counts.output_tokens} out"] if counts.HasField("output_tokens") else []
+        click.echo(f"tokens      {', '.join(known) or 'unknown'}", err=True)
     _print_attempts(answer.receipt)
 
 
 def _print_attempts(receipt: usage_pb2.Receipt) -> None:
     """Print what was done for a call, whether it succeeded or not."""
     for attempt in receipt.attempts:
-        outcome = usage_pb2.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
-        billing = usage_pb2.Billing.Name(attempt.billing).removeprefix("BILLING_")
-        times = ", ".join(
-            f"{name} {duration.ToMicroseconds() / 1000:.1f} ms"
-            for name, duration in (
-                ("connect", attempt.connect_time),
-                ("first token", attempt.first_token_time),
-                ("total", attempt.total_time),
-            )
-        )
-        click.echo(
-            f"attempt {attempt.number}   {outcome} at {attempt.provider} ({attempt.origin_host}), "
-            f"billing {billing}, HTTP {attempt.upstream_status}, {times}",
-            err=True,
-        )
+        outcome = value_name(usage_pb2.AttemptOutcome, attempt.outcome, "ATTEMPT_OUTCOME_").lower()
+        facts = [
+            f"{outcome} at {attempt.provider} ({attempt.origin_host})",
+            f"billing {value_name(usage_pb2.Billing, attempt.billing, 'BILLING_')}",
+        ]
+        if attempt.HasField("upstream_status"):
+            facts.append(f"HTTP {attempt.upstream_status}")
+        facts += [
+            f"{field.name.removesuffix('_time').replace('_', ' ')} {value.ToMicroseconds() / 1000:.1f} ms"
+            for field, value in attempt.ListFields()
+            if field.name in _TIMES
+        ]
+        click.echo(f"attempt {attempt.number}   {', '.join(facts)}", err=True)

@@ -8,14 +8,14 @@ import click
 from google.protobuf import json_format
 from keyswitch_client import Client
 
-from keyswitch_cli.command import Command
+from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
 
 __all__ = ["command"]
 
 
-@click.command("providers", cls=Command)
+@click.command("providers", cls=PrintingCommand)
 @click.argument("query", nargs=-1)
 @server_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")

@@ -35,6 +35,7 @@ def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str) -> None:
     """
     try:
         import asyncio  # noqa: PLC0415 - none of this is needed for help
+        import contextlib  # noqa: PLC0415
         import ipaddress  # noqa: PLC0415
         import signal  # noqa: PLC0415
 
@@ -62,11 +63,12 @@ def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        async with Sandbox(host, int(port), recordings) as sandbox:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                sandbox = await stack.enter_async_context(Sandbox(host, int(port), recordings))
+            except OSError as error:
+                raise click.ClickException(f"cannot listen on {listen}: {error.strerror}") from None
             click.echo(json.dumps({"listening": sandbox.listening}))
             await stop.wait()
 
-    try:
-        asyncio.run(run())
-    except OSError as error:
-        raise click.ClickException(f"cannot listen on {listen}: {error.strerror}") from None
+    asyncio.run(run())
