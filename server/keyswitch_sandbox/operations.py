@@ -87,6 +87,7 @@ _POSTS: Mapping[str, Callable[[_Body], Any]] = {
     r"/api/embed$": _ollama_embeddings,
     r"/messages/count_tokens$": lambda body: {"input_tokens": _words(body)},
     r"/responses/input_tokens$": lambda body: {"object": "response.input_tokens", "input_tokens": _words(body)},
+    r"/tokenizers/estimate-token-count$": lambda body: {"data": {"total_tokens": _words(body)}},
     r"/models/[^/]+:countTokens$": lambda body: {"totalTokens": _words(body)},
     r"/model/[^/]+/count-tokens$": lambda body: {"inputTokens": _words(body)},
 }

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
@@ -33,7 +34,7 @@ from keyswitch_engine.egress import Egress, EgressPolicy
 from keyswitch_engine.embeddings import EmbeddingInput
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason
 from keyswitch_engine.events import TextDelta
-from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart
+from keyswitch_engine.generation import FunctionTool, Generation, Message, Part, Role, TextPart
 from keyswitch_engine.operations import count_tokens, embed, list_models
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
@@ -250,6 +251,35 @@ async def test_several_requests_for_one_embedding_are_all_in_the_receipt(dispatc
     assert not raised.value.retryable
 
 
+@pytest.mark.parametrize("count", [-1, 10**20, None, "three", [[]]])
+async def test_a_count_that_cannot_be_one_is_a_protocol_error(dispatcher: Dispatcher, count: object) -> None:
+    """What is no number of tokens is the provider's mistake."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"data": {"total_tokens": count}})
+
+    async with listening(answer) as url:
+        rows = registry.load(base_urls={"moonshot": url})
+        route = resolve_token_counting(rows, Target(provider="moonshot", model="m"), keyed("moonshot"))
+        with pytest.raises(DispatchError) as raised:
+            await count_tokens(dispatcher, Call(**call_of(route)), GENERATION)
+    assert raised.value.reason is Reason.PROVIDER_PROTOCOL_ERROR
+
+
+async def test_tools_are_counted_or_refused(dispatcher: Dispatcher, sandbox: Sandbox) -> None:
+    """A counter that leaves tools out is not asked about a conversation that has some."""
+    generation = msgspec.structs.replace(GENERATION, tools=(FunctionTool("f", "tells"),))
+    for provider, counted in (("anthropic", True), ("moonshot", False)):
+        target = Target(provider=provider, model="sandbox/echo")
+        route = resolve_token_counting(moved(provider, sandbox), target, keyed(provider))
+        if counted:
+            assert await count_tokens(dispatcher, Call(**call_of(route)), generation) >= 3
+        else:
+            with pytest.raises(DispatchError) as raised:
+                await count_tokens(dispatcher, Call(**call_of(route)), generation)
+            assert raised.value.field == "tools"
+
+
 async def test_a_list_that_leads_in_circles_ends(dispatcher: Dispatcher) -> None:
     """A page that leads to itself is the provider's mistake, told with the provider's name and its attempts."""
 
@@ -315,8 +345,6 @@ def account() -> GoogleServiceAccount:
 
 
 def vertex(sandbox: Sandbox, endpoint: TokenEndpoint, account: GoogleServiceAccount) -> GenerationCall:
-    import msgspec  # noqa: PLC0415 - here alone
-
     route = resolve(moved("vertex", sandbox), Target(provider="vertex", model="sandbox/echo"), keyed("vertex", account))
     auth = msgspec.structs.replace(route.provider.auth, token_url=endpoint.url)
     route = msgspec.structs.replace(route, provider=msgspec.structs.replace(route.provider, auth=auth))

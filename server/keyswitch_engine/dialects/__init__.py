@@ -31,7 +31,13 @@ _ALL: tuple[Dialect, ...] = (
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _ALL})
 """Every dialect by name."""
 
-_COUNTERS: tuple[TokenCounter, ...] = (AnthropicMessages(), OpenAIResponses(), Gemini(), BedrockConverse())
+_COUNTERS: tuple[TokenCounter, ...] = (
+    OpenAIChat(),
+    OpenAIResponses(),
+    AnthropicMessages(),
+    Gemini(),
+    BedrockConverse(),
+)
 
 TOKEN_COUNTERS: Mapping[str, TokenCounter] = MappingProxyType({counter.name: counter for counter in _COUNTERS})
 """The dialects that count tokens, by name."""

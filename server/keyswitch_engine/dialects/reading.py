@@ -98,14 +98,19 @@ _COUNTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _COUNT = msgspec.json.Decoder(int)
 
 
-def read_count(body: bytes, field: str) -> int:
-    """Return the count in a field of a small answer.
+def read_count(body: bytes, *path: str) -> int:
+    """Return the count at a path of field names in a small answer.
 
     Raises:
         ProtocolError: there is none.
     """
-    fields = decode(_COUNTS, body)
-    return decode(_COUNT, fields.get(field, b""))
+    value: bytes | msgspec.Raw = body
+    for name in path:
+        value = decode(_COUNTS, value).get(name, b"")
+    count = decode(_COUNT, value)
+    if not 0 <= count <= _MOST:
+        raise ProtocolError("the provider sent a count that cannot be one")
+    return count
 
 
 def including(total: int | None, includes: str, part: int | None) -> int | None:
