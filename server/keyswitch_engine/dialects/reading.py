@@ -20,6 +20,7 @@ __all__ = [
     "encode",
     "first_count",
     "including",
+    "place_in_text",
     "read_count",
     "token_bytes",
     "usage_json",
@@ -96,6 +97,11 @@ def first_count(*counts: float | None) -> int | None:
 
 _COUNTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _COUNT = msgspec.json.Decoder(int)
+
+
+def place_in_text(index: int | None) -> int | None:
+    """Return a place in a text, None if it cannot be one."""
+    return index if index is not None and 0 <= index < MAX_ANSWER_BYTES else None
 
 
 def read_count(body: bytes, *path: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keyswitch_engine.dialects.openai_chat.chunks import UrlCitation
-from keyswitch_engine.dialects.reading import MAX_ANSWER_BYTES
+from keyswitch_engine.dialects.reading import place_in_text
 from keyswitch_engine.events import Citation
 
 __all__ = ["audio_type", "read_citation", "read_sources"]
@@ -20,13 +20,12 @@ _MAGIC = {
 def read_citation(found: UrlCitation) -> Citation:
     """Return a source that stands beside the text."""
     return Citation(
-        found.url, found.title or "", found.content or "", _place(found.start_index), _place(found.end_index)
+        found.url,
+        found.title or "",
+        found.content or "",
+        place_in_text(found.start_index),
+        place_in_text(found.end_index),
     )
-
-
-def _place(index: int | None) -> int | None:
-    """Return a place in a text, None if it cannot be one."""
-    return index if index is not None and 0 <= index < MAX_ANSWER_BYTES else None
 
 
 def read_sources(found: object) -> list[Citation]:

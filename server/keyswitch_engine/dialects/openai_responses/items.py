@@ -24,7 +24,7 @@ from keyswitch_engine.dialects.openai_responses.wire import (
     Event,
     Item,
 )
-from keyswitch_engine.dialects.reading import bound, decode, encode, token_bytes
+from keyswitch_engine.dialects.reading import bound, decode, encode, place_in_text, token_bytes
 from keyswitch_engine.errors import ProtocolError
 from keyswitch_engine.events import (
     ArgumentsDelta,
@@ -314,7 +314,9 @@ class Items:
         found = decode(ANNOTATION, raw)
         block.cited = True
         title = found.title or found.filename or ""
-        citation = Citation(found.url or "", title, "", found.start_index, found.end_index)
+        citation = Citation(
+            found.url or "", title, "", place_in_text(found.start_index), place_in_text(found.end_index)
+        )
         self._events.append(CitationDelta(block.index, citation))
 
     def _logprobs(self, block: _Open, raw: msgspec.Raw) -> None:
