@@ -352,6 +352,22 @@ def test_calls_of_other_names_are_others_under_the_same_number() -> None:
     ] == ["f", "g"]
 
 
+def test_calls_that_share_an_id_do_not_share_it_here() -> None:
+    """Another function under an id that is in use is another call, with an id of its own."""
+    events, _ = stream(chunk(call(0, "a", "f", "{}")), chunk(call(1, "a", "g", "{}")))
+    blocks = [event.block for event in events if isinstance(event, BlockStart)]
+    assert [block.name for block in blocks if isinstance(block, ToolCallBlock)] == ["f", "g"]
+    assert len({block.id for block in blocks if isinstance(block, ToolCallBlock)}) == 2
+
+
+def test_the_input_of_a_custom_tool_comes_in_pieces() -> None:
+    """Free text is a tool call's arguments."""
+    first = {"tool_calls": [{"index": 0, "id": "a", "type": "custom", "custom": {"name": "f", "input": ""}}]}
+    rest = {"tool_calls": [{"index": 0, "custom": {"input": "SELECT 1"}}]}
+    events, _ = stream(chunk(first), chunk(rest), chunk(finish="tool_calls"))
+    assert events[:2] == [BlockStart(0, ToolCallBlock("a", "f")), ArgumentsDelta(0, "SELECT 1")]
+
+
 def test_a_second_choice_is_part_of_the_answer_where_the_row_says_so() -> None:
     """Text in the first choice and a call in the second are one answer."""
     second = {"index": 1, "delta": call(0, "a", "f", "{}"), "finish_reason": "tool_calls"}

@@ -239,14 +239,14 @@ class _Answering:
         """
         function = call.function or Function()
         name, arguments = function.name, function.arguments
-        if call.custom is not None and call.custom.name:
+        if call.custom is not None:
             name, arguments = call.custom.name, call.custom.input
         index = self._tools.get(call.id, -1) if call.id else -1
         if index < 0 and not (call.id and name):  # a new id with a name is a new call, whatever its number
             index = self._tools.get(call.index, -1) if call.index is not None else (-1 if name else self._last_tool)
-        if index < 0 or (name and name != self._names[index]):
+        if index < 0 or (name and self._names[index] and name != self._names[index]):
             self._close_stated()
-            call_id = call.id or new_call_id()
+            call_id = call.id if call.id and call.id not in self._tools else new_call_id()
             index = self._blocks.tool_call(call_id, name or "")
             self._tools[call_id] = index
             self._names[index] = name or ""
