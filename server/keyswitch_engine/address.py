@@ -1,8 +1,8 @@
 """Where a surface is for one call: its URLs with their parameters filled in.
 
 Parameters come from the target (`region`) and from the credential that the call uses (a resource, a project, an
-account). A value never widens where a call may go: in a host it is one label, or a part of one, below the provider's
-own domain; elsewhere it is one segment, quoted.
+account). A value never widens where a call may go: in a host it is labels, or a part of one, below the provider's own
+domain; elsewhere it is one segment, quoted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from keyswitch_engine.provider import D, Provider, Surface
 
 __all__ = ["at_address", "parameters", "placed"]
 
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_IN_HOST = {"organization": re.compile(rf"{_LABEL}(\.{_LABEL}){{0,3}}")}  # account.region.cloud at Snowflake
+_ONE_LABEL = re.compile(_LABEL)
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f/\\%?#]+")
 
 
@@ -73,7 +75,7 @@ def _fill(provider: Provider, template: str, values: Mapping[str, str]) -> str:
         if not value:
             raise InvalidRequest([Violation(field, f"{provider.id} needs its {name}")])
         in_host = holder in urlsplit(template).netloc
-        if in_host and not _LABEL.fullmatch(value):
+        if in_host and not _IN_HOST.get(name, _ONE_LABEL).fullmatch(value):
             raise InvalidRequest([Violation(field, f"the {name} can only hold letters, digits and inner hyphens")])
         if not _SEGMENT.fullmatch(value):
             raise InvalidRequest([Violation(field, f"the {name} is no single segment of a path")])

@@ -99,6 +99,11 @@ class Watch:
             if self._last >= self._due:
                 self._check()
 
+    @property
+    def passed(self) -> bool:
+        """Whether a limit has passed; the work ends where it next waits."""
+        return self._passed is not None
+
     def stop(self) -> None:
         """Stop watching: the answer is complete, and no limit can undo that."""
         if self._timer is not None:

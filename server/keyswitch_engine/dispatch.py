@@ -110,7 +110,7 @@ class Dispatcher:
         try:
             with attempt.watch() as watch:
                 async with self._open(call, request, attempt) as answer:
-                    decoder = attempt.decoder = _decoder(call, answer, stream=False)
+                    decoder = attempt.decoder = _decoder(call, streamed=answer_mode(answer.headers, streamed=False))
                     async for data in _whole(answer, attempt, watch):
                         events += decoder.feed(data)
                     block_events, ending = decoder.end()
@@ -145,6 +145,7 @@ class Dispatcher:
         authenticated = await self._authenticator.authenticate(
             route.provider.auth, route.credential,
             method=request.method, url=url, headers=headers, body=request.body, region=route.region,
+            key_header=route.surface.key_header,
         )  # fmt: skip
         attempt.secrets = authenticated.secrets
         async with self._egress.request(
@@ -329,10 +330,10 @@ def _request(call: GenerationCall, *, stream: bool) -> UpstreamRequest:
         raise
 
 
-def _decoder(call: GenerationCall, answer: Answer, *, stream: bool) -> Decoder:
+def _decoder(call: GenerationCall, *, streamed: bool) -> Decoder:
     """Make the decoder that an answer needs."""
     surface = call.route.surface
-    return surface.dialect.decoder(surface.profile, stream=answer_mode(answer.headers, streamed=stream))
+    return surface.dialect.decoder(surface.profile, stream=streamed)
 
 
 async def _read(answer: Answer) -> bytes:
@@ -358,7 +359,8 @@ async def _whole(answer: Answer, attempt: _Attempt, watch: Watch) -> AsyncIterat
 
 async def _pump(call: GenerationCall, answer: Answer, attempt: _Attempt, watch: Watch, sink: Sink) -> None:
     """Read, decode and write until the answer is complete."""
-    decoder = attempt.decoder = _decoder(call, answer, stream=True)
+    streamed = answer_mode(answer.headers, streamed=True)
+    decoder = attempt.decoder = _decoder(call, streamed=streamed)
     events: list[Event] = []
     started = False
     try:
@@ -367,6 +369,9 @@ async def _pump(call: GenerationCall, answer: Answer, attempt: _Attempt, watch: 
             events += decoder.feed(data)
             if not started:  # comments that keep the connection alive come before anything of the answer
                 if not events and not decoder.response_id:
+                    if not streamed and not data.isspace():  # a whole answer has begun
+                        watch.answering()
+                        attempt.saw_event()
                     continue
                 started = True
                 watch.answering()
@@ -381,6 +386,8 @@ async def _pump(call: GenerationCall, answer: Answer, attempt: _Attempt, watch: 
                 if call.coalesce_window:
                     await asyncio.sleep(call.coalesce_window)
                 watch.writing(active=False)
+                if watch.passed:  # end here, not inside of the next write
+                    await asyncio.sleep(0)
                 events = []
         block_events, ending = decoder.end()
     except DispatchError:
@@ -393,6 +400,7 @@ async def _pump(call: GenerationCall, answer: Answer, attempt: _Attempt, watch: 
             await sink(events)
         raise
     if not started:
+        attempt.saw_event()
         events.append(attempt.started(decoder))
     events += block_events
     events.append(attempt.finished(ending))

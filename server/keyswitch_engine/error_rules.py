@@ -43,7 +43,7 @@ _GENERAL = (
     # Out of credit: every wording recorded in provider threads and documentation. Never retried, whatever the status.
     ErrorRule(
         Reason.INSUFFICIENT_CREDIT,
-        code=r"insufficient_(quota|balance|credits?|funds)|billing.*|exceeded_current_quota.*"
+        code=r"insufficient_(quota|balance|credits?|funds)|billing.*|exceeded_current_quota.*|(monthly_)?quota_exceeded"
         r"|insufficient_balance_error|not_enough_balance|Arrearage|enforced_spend_limit_reached",
     ),
     ErrorRule(
@@ -51,7 +51,7 @@ _GENERAL = (
         message=r"insufficient (account )?(balance|credits?|funds|quota)|credit balance is too low|out of credits?"
         r"|requires? (more|paid) (credits|balance)|exceeded your current quota|purchase (more )?credits|spending limit"
         r"|doesn't have any credits|used all available credits|paid balance is insufficient|not enough balance"
-        r"|suspended due to (insufficient|lack|unpaid|overdue)|reached your specified (\w+ )?API usage limits",
+        r"|suspended due to (insufficient|lack|unpaid|overdue|billing)|reached your specified (\w+ )?API usage limits",
     ),
     ErrorRule(Reason.INSUFFICIENT_CREDIT, status=(402,)),
     # A rate limit before what its words resemble: "too many tokens" of a minute is no conversation that is too long.
@@ -62,6 +62,11 @@ _GENERAL = (
         message=r"overloaded|at capacity|no capacity|over capacity",
     ),
     ErrorRule(Reason.PROVIDER_RATE_LIMITED, status=(429,)),
+    ErrorRule(
+        Reason.PROVIDER_RATE_LIMITED,
+        code="rate_limit(ed|_exceeded|_error|_reached_error)?|too_many_requests(_error)?"
+        "|(request|token|daily|hourly)_quota_exceeded",
+    ),
     ErrorRule(
         Reason.CONTEXT_OVERFLOW, code="context_length_exceeded|too_many_(prompt_)?tokens|exceed_context_size_error"
     ),
@@ -93,11 +98,6 @@ _GENERAL = (
     ),
     ErrorRule(Reason.PROVIDER_OVERLOADED, status=(529, 498)),
     ErrorRule(Reason.PROVIDER_REJECTED_REQUEST, status=(413,)),
-    ErrorRule(
-        Reason.PROVIDER_RATE_LIMITED,
-        code="rate_limit(ed|_exceeded|_error|_reached_error)?|too_many_requests(_error)?"
-        "|(request|token|daily|hourly)_quota_exceeded",
-    ),
     ErrorRule(Reason.CREDENTIAL_NOT_PERMITTED, code="permission_(error|denied)"),
     ErrorRule(
         Reason.MODEL_NOT_FOUND, code="not_found(_error)?|model_not_found|invalid_model|unknown_model|no_such_model"

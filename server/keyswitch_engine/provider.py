@@ -99,6 +99,8 @@ class SurfaceTable(_Row, frozen=True):
     needs: tuple[str, ...] = ()
     """Parameters without which this table does not apply; the first that applies is taken."""
     headers: dict[str, str] = {}
+    key_header: str = ""
+    """Header that takes the place of `Authorization` here."""
     compatibility: dict[str, Any] = {}
 
 
@@ -164,6 +166,8 @@ class Surface(msgspec.Struct, Generic[D], frozen=True):
     headers: dict[str, str]
     """Constant request headers."""
     needs: tuple[str, ...] = ()
+    key_header: str = ""
+    """Header that takes the place of `Authorization`; empty if none does."""
 
     @property
     def origin_host(self) -> str:
@@ -393,7 +397,7 @@ def _surface(file: ProviderFile, key: str, table: SurfaceTable, known: Mapping[s
         raise schema_error(error, f"{key}.compatibility") from error
     base_url = (table.base_url or file.base_url).rstrip("/")
     profile = Profile(file.id, table.path, flags, table.stream_path, file.errors)
-    return Surface(dialect, profile, base_url, file.headers | table.headers, table.needs)
+    return Surface(dialect, profile, base_url, file.headers | table.headers, table.needs, table.key_header)
 
 
 def _offer(file: ProviderFile, key: str, known: Mapping[str, D]) -> Surface[D] | None:

@@ -46,6 +46,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+_NOTHING = re.compile(r"\s*(-.*|0+(\.0*)?)\s*")
+
+
+def _remaining(headers: Mapping[str, str], reset: str) -> str:
+    """Return what remains of the window whose reset a header tells; empty if no header says so."""
+    return headers.get(reset.replace("reset", "remaining"), "")
+
+
 def window_reset(headers: Mapping[str, str]) -> float | None:
     """Return the seconds until the last of the used-up windows opens again; None if the headers name none.
 
@@ -57,15 +65,11 @@ def window_reset(headers: Mapping[str, str]) -> float | None:
         for name, value in headers.items()
         if "ratelimit" in name and "reset" in name and (delay := _until(value.strip())) is not None
     }
-    used_up = [
-        delay
-        for name, delay in windows.items()
-        if (headers.get(name.replace("reset", "remaining")) or "0").strip() == "0"
-    ]
+    used_up = [delay for name, delay in windows.items() if _NOTHING.fullmatch(_remaining(headers, name))]
     return max(used_up, default=next(iter(windows.values())) if len(windows) == 1 else None)
 
 
-_LONG_UNITS = re.compile(r"(?<=\d) ?(milliseconds?|seconds?|minutes?|hours?)\b", re.ASCII)
+_LONG_UNITS = re.compile(r"(?<=\d) ?(milliseconds?|seconds?|minutes?|hours?)\b(?: (?:and )?(?=\d))?", re.ASCII)
 _ASKED = re.compile(r"(?:try again|retry|wait) (?:in |after )?(\d[\dhms.]*[hms])\b", re.ASCII | re.IGNORECASE)
 
 

@@ -26,7 +26,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the value. Only `keyswitch_engine.auth` and scrubbing have a reason to call this."""
+        """Return the value. Only `keyswitch_engine.auth`, scrubbing and the look at a key's shape have a reason to."""
         return self._value
 
     def __repr__(self) -> str:
@@ -92,6 +92,7 @@ def label(text: str, secrets: tuple[Secret, ...], limit: int) -> str:
     return text[:limit]
 
 
+_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
@@ -105,6 +106,7 @@ def _spellings(value: str) -> list[str]:
         json.dumps(value)[1:-1],
         json.dumps(value)[1:-1].replace("/", "\\/"),
     }
+    spellings |= {_ESCAPE.sub(lambda found: found[0].lower(), spelling) for spelling in tuple(spellings)}
     for offset, begin in enumerate((0, 2, 3)):  # of three bytes four characters are made: these are of the key alone
         end = -3 if (len(raw) + offset) % 3 == 1 else -2 if (len(raw) + offset) % 3 else None
         for encoded in (base64.b64encode(bytes(offset) + raw), base64.urlsafe_b64encode(bytes(offset) + raw)):

@@ -14,7 +14,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from keyswitch_engine import registry
-from keyswitch_engine.auth.headers import auth_headers
+from keyswitch_engine.auth import Authenticator
 from keyswitch_engine.credential import (
     ApiKey,
     AwsAccessKey,
@@ -211,12 +211,25 @@ async def test_a_gateway_of_cloudflare_has_a_header_of_its_own(dispatcher: Dispa
     """AI Gateway takes the account's token beside the place of the vendors' keys, Workers AI in that place."""
     for gateway, header in (("g", "cf-aig-authorization"), ("", "Authorization")):
         credential = CloudflareToken(SECRET, "a", gateway)
-        assert auth_headers(ROWS["cloudflare"].auth, credential) == {header: f"Bearer {KEY}"}
-        route = resolve(
-            moved("cloudflare", sandbox), Target(provider="cloudflare", model="sandbox/echo"),
-            keyed("cloudflare", credential),
-        )  # fmt: skip
+        rows, target = moved("cloudflare", sandbox), Target(provider="cloudflare", model="sandbox/echo")
+        route = resolve(rows, target, keyed("cloudflare", credential))
+        assert await headers_of(route.surface.key_header, credential) == {header: f"Bearer {KEY}"}
         assert len(await dispatcher.generate(GenerationCall(generation=GENERATION, **call_of(route)))) > 2
+        embedding = resolve_embeddings(rows, target, keyed("cloudflare", credential))
+        assert await headers_of(embedding.surface.key_header, credential) == {"Authorization": f"Bearer {KEY}"}
+
+
+async def headers_of(key_header: str, credential: Credential) -> dict[str, str]:
+    """Return the headers that authenticate a request to Cloudflare."""
+
+    async def post(url: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        raise AssertionError(url)
+
+    authenticated = await Authenticator(post).authenticate(
+        ROWS["cloudflare"].auth, credential,
+        method="POST", url="https://example.com", headers={}, body=b"", region="", key_header=key_header,
+    )  # fmt: skip
+    return authenticated.headers
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,21 @@ def test_a_stream_is_complete_once_its_marker_came(marker: bytes) -> None:
     assert ending.stop_reason is StopReason.STOP
 
 
+def test_the_marker_needs_no_empty_line() -> None:
+    """A marker that is whole counts even if the body ends with it; one that is cut does not."""
+    assert stream(BEGUN, *TEXT, ENDED, STOPPED.rstrip(b"\n"))[1].stop_reason is StopReason.STOP
+    with pytest.raises(StreamTruncated):
+        stream(BEGUN, *TEXT, ENDED, STOPPED[:-4])
+
+
+def test_a_row_may_waive_the_marker() -> None:
+    """Where only a stop reason can be relied on, it completes a stream."""
+    waived = Profile("test", "/messages", MessagesFlags(terminal="finish"))
+    decoder = MESSAGES.decoder(waived, stream=True)
+    decoder.feed(b"".join([BEGUN, *TEXT, ENDED]))
+    assert decoder.end()[1].stop_reason is StopReason.STOP
+
+
 @pytest.mark.parametrize(
     "pieces",
     [

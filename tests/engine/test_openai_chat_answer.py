@@ -22,6 +22,7 @@ from keyswitch_engine.events import (
     ImageBlock,
     LogprobsDelta,
     MediaDelta,
+    OpaqueBlock,
     ProviderState,
     ReasoningBlock,
     ReasoningDelta,
@@ -388,12 +389,78 @@ def test_images_and_sound_are_blocks() -> None:
     ]  # fmt: skip
 
 
-def test_media_in_an_unknown_form_is_no_silence() -> None:
-    """What cannot be passed on fails rather than vanishes."""
-    with pytest.raises(ProtocolError):
-        stream(chunk({"images": [{"url": "https://e.example/a.png"}]}))
-    with pytest.raises(ProtocolError):
-        stream(chunk({"audio": {"data": "%%%"}}))
+@pytest.mark.parametrize("url", ["https://e.example/a.png", "data:image/svg+xml;utf8,<svg/>"])
+def test_an_image_in_an_unknown_form_is_an_opaque_item(url: str) -> None:
+    """What cannot be shown is passed on as it came, and costs no answer."""
+    image = {"type": "image_url", "image_url": {"url": url}}
+    events, _ = stream(chunk({"content": "a"}), chunk({"images": [image]}))
+    assert BlockStart(1, OpaqueBlock("image")) in events
+    stop = next(event for event in events if isinstance(event, BlockStop) and event.index == 1)
+    assert stop.state is not None
+    assert json.loads(stop.state.data) == image
+
+
+def test_sound_may_be_cut_anywhere() -> None:
+    """Pieces of one base64 text are one sound; what is no base64 is a protocol error."""
+    for pieces in (["YWJj", "ZGU="], ["YW", "JjZG", "U="], ["YWI=", "Y2Rl"]):
+        events, _ = stream(*(chunk({"audio": {"data": piece}}) for piece in pieces))
+        assert b"".join(event.data for event in events if isinstance(event, MediaDelta)) == b"abcde"
+    for wrong in ("%%%%", "YW"):
+        with pytest.raises(ProtocolError):
+            stream(chunk({"audio": {"data": wrong}}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"base_resp": {"status_code": None}},
+        {"base_resp": {"status_code": 0, "status_msg": ""}},
+        {"base_resp": None},
+        {"object": 7},
+        {"error": False},
+    ],
+)
+def test_odd_fields_cost_no_answer(fields: dict[str, Any]) -> None:
+    """What means nothing is ignored, whatever its type."""
+    events, _ = stream(chunk({"content": "a", "audio": ""}, **fields), b'data: {"message":null,"usage":null}\n\n')
+    assert text_of(events) == "a"
+
+
+def test_the_last_event_needs_no_empty_line() -> None:
+    """An event that is whole counts even if the body ends with it."""
+    finish = chunk(finish="stop").rstrip(b"\n")
+    _, ending = stream(chunk({"content": "a"}), finish, marked=False, terminal="finish")
+    assert ending.stop_reason is StopReason.STOP
+    with pytest.raises(StreamTruncated):
+        stream(chunk({"content": "a"}), finish[:-2], marked=False, terminal="finish")
+
+
+def test_whole_calls_are_calls_of_their_own() -> None:
+    """In a whole answer nothing is a fragment, even if ids and names are the same."""
+    twice = {
+        "tool_calls": [call(0, "a", "f", '{"x":1}')["tool_calls"][0], call(0, "a", "f", '{"x":2}')["tool_calls"][0]]
+    }
+    events, _ = whole({"content": None} | twice, "tool_calls")
+    assert [event.fragment for event in events if isinstance(event, ArgumentsDelta)] == ['{"x":1}', '{"x":2}']
+    assert len({event.index for event in events if isinstance(event, ArgumentsDelta)}) == 2
+
+
+def test_a_name_in_pieces_is_no_second_call() -> None:
+    """Before arguments came another name is more of the first, and never a call."""
+    events, _ = stream(chunk(call(0, "a", "get_", "")), chunk(call(0, None, "weather", "{}")))
+    assert sum(isinstance(event, BlockStart) for event in events) == 1
+
+
+def test_sources_beside_the_text_are_not_told_again() -> None:
+    """A URL that was cited in the text is not cited for the whole."""
+    citation = {"type": "url_citation", "url_citation": {"url": "https://a.example", "title": "A"}}
+    events, _ = stream(
+        chunk({"content": "a", "annotations": [citation]}, citations=["https://a.example", "https://b.example"])
+    )
+    assert [event.citation.url for event in events if isinstance(event, CitationDelta)] == [
+        "https://a.example",
+        "https://b.example",
+    ]
 
 
 @pytest.mark.parametrize(

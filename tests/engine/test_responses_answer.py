@@ -339,3 +339,66 @@ def test_a_failed_result_says_so() -> None:
     assert failed(Part(TextPart("no"))) == "Error: no"
     assert failed(Part(TextPart("no")), PICTURE) == [{"type": "input_text", "text": "Error: no"}, image]
     assert failed(PICTURE) == [{"type": "input_text", "text": "Error"}, image]
+
+
+CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": ""}
+
+
+def calls(events: list[BlockEvent]) -> dict[str, str]:
+    """Return the arguments of every tool call by its id, each of which has to be there once."""
+    starts = [one for one in events if isinstance(one, BlockStart) and isinstance(one.block, ToolCallBlock)]
+    found = {one.index: "" for one in starts}
+    for one in events:
+        if isinstance(one, ArgumentsDelta):
+            found[one.index] += one.fragment
+    by_id = {one.block.id: found[one.index] for one in starts if isinstance(one.block, ToolCallBlock)}
+    assert len(by_id) == len(starts)
+    return by_id
+
+
+def test_items_without_place_and_id_belong_to_the_deltas_after_them() -> None:
+    """Items that only their calls name (llama.cpp) take the deltas that only ids name, in parallel too."""
+    items = [CALL | {"call_id": f"fc_{n}", "name": f"f{n}"} for n in (1, 2)]
+    whole = [item | {"arguments": f'{{"n":{n}}}'} for n, item in enumerate(items, 1)]
+    events, ending = stream(
+        event("output_item.added", item=items[0]),
+        event("function_call_arguments.delta", item_id="fc_1", delta='{"n":'),
+        event("function_call_arguments.delta", item_id="fc_1", delta="1}"),
+        event("output_item.added", item=items[1]),
+        event("function_call_arguments.delta", item_id="fc_2", delta='{"n":2}'),
+        event("output_item.done", item=whole[0]),
+        event("output_item.done", item=whole[1]),
+        completed(*whole),
+    )
+    assert calls(events) == {"fc_1": '{"n":1}', "fc_2": '{"n":2}'}
+    assert ending.stop_reason is StopReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("named", ["fc_a", "other"])
+def test_items_by_place_and_deltas_by_id_are_the_same(named: str) -> None:
+    """Deltas without a place find the item by its id; what they cannot find is told with the whole item, once."""
+    item = CALL | {"id": "fc_a"}
+    events, _ = stream(
+        event("output_item.added", output_index=0, item=item),
+        event("function_call_arguments.delta", item_id=named, delta="{}"),
+        event("output_item.done", output_index=0, item=item | {"arguments": "{}"}),
+        completed(item | {"arguments": "{}"}),
+    )
+    assert calls(events) == {"c1": "{}"}
+
+
+def test_a_text_by_place_and_deltas_by_id_is_told_once() -> None:
+    """A message whose deltas have no place is not repeated."""
+    message = {"type": "message", "id": "m1", "content": [{"type": "output_text", "text": "hello"}]}
+    events, _ = stream(
+        event("output_item.added", output_index=0, item=message | {"content": []}),
+        event("output_text.delta", item_id="m1", delta="hello"),
+        event("output_item.done", output_index=0, item=message),
+        completed(message),
+    )
+    assert [one.text for one in events if isinstance(one, TextDelta)] == ["hello"]
+
+
+def test_the_marker_needs_no_empty_line() -> None:
+    """A last event that is whole counts even if the body ends with it."""
+    assert stream(event("output_text.delta", output_index=0, delta="a"), completed().rstrip(b"\n"))[1].stop_reason

@@ -43,6 +43,7 @@ class Authenticator:
         headers: Mapping[str, str],
         body: bytes,
         region: str,
+        key_header: str = "",
     ) -> Authenticated:
         """Return what authenticates a request that is otherwise complete.
 
@@ -52,6 +53,8 @@ class Authenticator:
         secrets = secrets_of(credential)
         ready = auth_headers(auth, credential)
         if ready is not None:
+            if key_header and "Authorization" in ready:
+                ready[key_header] = ready.pop("Authorization")
             return Authenticated(ready, secrets)
         match credential:
             case AwsAccessKey(access_key_id=key_id, secret_access_key=secret, session_token=session):

@@ -40,11 +40,9 @@ def auth_headers(auth: Auth, credential: Credential) -> dict[str, str] | None:
             | AwsBearerToken(token=secret)
             | GoogleAccessToken(token=secret)
             | AzureAccessToken(token=secret)
+            | CloudflareToken(token=secret)
         ):
             return {"Authorization": f"Bearer {secret.reveal()}"}
-        case CloudflareToken(token=secret, gateway_id=gateway):
-            # a gateway has the vendors' keys itself, and its own key a header of its own (AI Gateway docs, "BYOK")
-            return {"cf-aig-authorization" if gateway else "Authorization": f"Bearer {secret.reveal()}"}
         case AwsAccessKey() | GoogleServiceAccount():
             return None
         case NoCredential():

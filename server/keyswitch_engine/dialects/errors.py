@@ -39,7 +39,7 @@ def read_error(
         value = None if body.lstrip()[:1] == b"<" else body.decode("utf-8", "replace")
     fields = _fields(value)
     codes = _codes(fields)
-    message = _message(value) or (f"HTTP status {status}" if status >= 300 and body.strip() else "")  # noqa: PLR2004 - RFC 9110
+    message = _told(value) or (f"HTTP status {status}" if status >= 300 and body.strip() else "")  # noqa: PLR2004 - RFC 9110
     error = provider_error(_effective(status, fields), codes[0] if codes else "", codes, message, rules)
     error.message = error.message or f"the provider answered with HTTP status {status} and no explanation"
     error.upstream_status = status
@@ -130,6 +130,14 @@ def _request_id(value: object) -> str:
             return found
         case _:
             return ""
+
+
+def _told(value: object) -> str:
+    """Return what explains a failure, nothing if it is hidden too deeply."""
+    try:
+        return _message(value)
+    except RecursionError:
+        return ""
 
 
 _TEXTS = ("message", "detail", "msg", "title", "faultstring", "status_msg")

@@ -20,6 +20,7 @@ __all__ = [
     "encode",
     "first_count",
     "including",
+    "is_json",
     "place_in_text",
     "read_count",
     "token_bytes",
@@ -70,6 +71,15 @@ def encode(value: object) -> bytes:
         return msgspec.json.encode(value)
     except RecursionError as error:
         raise ProtocolError("the provider sent something that is nested too deeply") from error
+
+
+def is_json(data: bytes) -> bool:
+    """Tell whether data is a JSON value and nothing but that: the last event of a body that was not cut short."""
+    try:
+        msgspec.json.decode(data)
+    except MALFORMED_JSON:
+        return False
+    return True
 
 
 def decode_base64(text: str) -> bytes:

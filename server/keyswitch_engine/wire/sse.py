@@ -107,10 +107,12 @@ class SSEDecoder:
             self._keep(chunk[end:])
         return events
 
-    def rest(self) -> bytes:
-        """Return the data of the event that was still open when the body ended, for a dialect that can judge it."""
+    def rest(self) -> ServerSentEvent | None:
+        """Return the event that was still open when the body ended, for a dialect that can judge if it is whole."""
         completed = self.feed(b"\n")  # of its line, or of the event itself
-        return completed[-1].data if completed else b"\n".join(self._data)
+        if completed:
+            return completed[-1]
+        return ServerSentEvent(self._type, b"\n".join(self._data)) if self._data else None
 
     def _keep(self, piece: bytes) -> None:
         """Hold back the beginning of a line, within bounds."""

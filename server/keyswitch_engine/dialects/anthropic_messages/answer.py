@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
+from keyswitch_engine.dialects.anthropic_messages.flags import MessagesFlags
 from keyswitch_engine.dialects.anthropic_messages.frames import Frames
 from keyswitch_engine.dialects.anthropic_messages.wire import BLOCK, EVENT, MESSAGE, RESULT, Block, Cited, Delta, Event
 from keyswitch_engine.dialects.anthropic_messages.wire import Message as WireMessage
@@ -11,7 +14,7 @@ from keyswitch_engine.dialects.anthropic_messages.wire import Usage as WireUsage
 from keyswitch_engine.dialects.base import Profile
 from keyswitch_engine.dialects.blocks import new_call_id
 from keyswitch_engine.dialects.errors import read_error
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, usage_json
+from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, is_json, usage_json
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     ArgumentsDelta,
@@ -33,6 +36,7 @@ from keyswitch_engine.events import (
     Usage,
 )
 from keyswitch_engine.wire import MALFORMED_JSON
+from keyswitch_engine.wire.sse import ServerSentEvent
 
 __all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
 
@@ -46,6 +50,10 @@ STOP_REASONS = {
     "pause_turn": StopReason.PAUSE,
 }
 """Stop reasons by the API reference, "Handling stop reasons"."""
+
+
+_ROOM = 4096
+"""What a block counts for, in bytes; so an answer has some thousands of them at most."""
 
 
 def stop_reason(raw: str) -> StopReason:
@@ -118,7 +126,7 @@ class _Answering:
             raise ProtocolError("the provider began a block twice")
         index = self._next
         self._next += 1
-        self._keep(len(raw))
+        self._keep(len(raw) + _ROOM)
         begun = self._open[number] = _Open(index, block.type, block, bytes(raw))
         match block.type:
             case "text":
@@ -236,6 +244,7 @@ class StreamDecoder(_Answering):
         """Start before the first byte; *frames* cuts them into events."""
         super().__init__(profile, dialect)
         self._frames = frames
+        self._waived = cast("MessagesFlags", profile.flags).terminal == "finish"
         self._whole = WholeBody()
 
     def feed(self, data: bytes) -> list[BlockEvent]:
@@ -245,21 +254,25 @@ class StreamDecoder(_Answering):
         for framed in self._frames.feed(data):
             if self.done:
                 break
-            if framed.type == "error":
-                raise read_error(framed.data, 200, self._profile.error_rules)
-            try:
-                event = EVENT.decode(framed.data)
-            except MALFORMED_JSON as error:
-                if not framed.data.startswith(b"[DONE]"):  # of re-implementers; completes nothing by itself
-                    raise ProtocolError("the provider sent something that is not in its dialect") from error
-                self.done = bool(self._stop)
-                continue
-            if event.type == "content_block_delta":
-                if event.delta is not None:
-                    self._delta(event.index, event.delta)
-            else:
-                self._event(event, framed.data)
+            self._framed(framed)
         return self.pending
+
+    def _framed(self, framed: ServerSentEvent) -> None:
+        """Read what one frame holds."""
+        if framed.type == "error":
+            raise read_error(framed.data, 200, self._profile.error_rules)
+        try:
+            event = EVENT.decode(framed.data)
+        except MALFORMED_JSON as error:
+            if not framed.data.startswith(b"[DONE]"):  # of re-implementers; completes nothing by itself
+                raise ProtocolError("the provider sent something that is not in its dialect") from error
+            self.done = bool(self._stop)
+            return
+        if event.type == "content_block_delta":
+            if event.delta is not None:
+                self._delta(event.index, event.delta)
+        else:
+            self._event(event, framed.data)
 
     def _event(self, event: Event, data: bytes) -> None:
         """Read one event but a delta; types that are not known mean nothing, as the reference asks."""
@@ -311,7 +324,9 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._message(body)
-        if not self.done:
+        if not self.done and (last := self._frames.rest()) is not None and is_json(last.data):
+            self._framed(last)
+        if not self.done and not (self._stop and self._waived):
             raise StreamTruncated
         return self._close()
 

@@ -20,5 +20,7 @@ class MessagesFlags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether the answer can be held to a JSON Schema."""
     strict_tools: bool = True
     """Whether a function may ask for its schema to be kept to."""
+    terminal: Literal["done", "finish"] = "done"
+    """What completes a stream: `message_stop`, or a stop reason too, where that is all that can be relied on."""
     cache_hints: bool = True
     """Whether `cache_control` is understood."""

@@ -22,6 +22,9 @@ class Frames(Protocol):
     def feed(self, chunk: bytes, /) -> list[ServerSentEvent] | Iterator[ServerSentEvent]:
         """Return the events that *chunk* completes."""
 
+    def rest(self) -> ServerSentEvent | None:
+        """Return the event that was still open when the body ended."""
+
 
 class _Chunk(msgspec.Struct):
     bytes: str = ""
@@ -45,3 +48,6 @@ class InvokeFrames:
                 raise read_exception(message, self._profile.error_rules)
             if message.type == "chunk":
                 yield ServerSentEvent("", decode_base64(decode(_CHUNK, message.payload).bytes))
+
+    def rest(self) -> None:
+        """Return nothing: a message that is not complete cannot be read."""

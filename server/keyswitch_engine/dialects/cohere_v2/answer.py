@@ -11,7 +11,7 @@ from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
 from keyswitch_engine.dialects.cohere_v2.wire import ANSWER, EVENT, Cited, Content, Event, ToolCall
 from keyswitch_engine.dialects.cohere_v2.wire import Usage as WireUsage
 from keyswitch_engine.dialects.errors import read_error
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, usage_json
+from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, is_json, place_in_text, usage_json
 from keyswitch_engine.error_rules import provider_error
 from keyswitch_engine.errors import ProviderError, StreamTruncated
 from keyswitch_engine.events import (
@@ -110,8 +110,8 @@ class _Answering:
                 url if isinstance(url, str) else "",
                 title if isinstance(title, str) else source.id or "",
                 found.text or "",
-                found.start,
-                found.end,
+                place_in_text(found.start),
+                place_in_text(found.end),
             )
             self._blocks.add(CitationDelta(index, citation))
 
@@ -262,6 +262,8 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._answer(body)
+        if not self._complete and (last := self._sse.rest()) is not None and is_json(last.data):
+            self._event(decode(EVENT, last.data), last.type, last.data)
         if not self._complete:
             raise StreamTruncated
         return self._close()

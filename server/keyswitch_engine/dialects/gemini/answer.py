@@ -13,7 +13,7 @@ from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
 from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.gemini.wire import RESPONSE, Candidate, FunctionCall, InlineData, Part, Response
 from keyswitch_engine.dialects.gemini.wire import Usage as WireUsage
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, usage_json
+from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, is_json, usage_json
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     AudioBlock,
@@ -30,7 +30,6 @@ from keyswitch_engine.events import (
     TopLogprob,
     Usage,
 )
-from keyswitch_engine.wire import MALFORMED_JSON
 from keyswitch_engine.wire.json_array import JsonArrayDecoder
 from keyswitch_engine.wire.sse import SSEDecoder
 
@@ -55,6 +54,8 @@ STOP_REASONS = {
 _OPAQUE = ("executable_code", "code_execution_result", "tool_call", "tool_response", "file_data")
 _WIRE_NAMES = {"executable_code": "executableCode", "code_execution_result": "codeExecutionResult",
                "tool_call": "toolCall", "tool_response": "toolResponse", "file_data": "fileData"}  # fmt: skip
+_ROOM = 256
+"""What a source counts for, in bytes."""
 _NOTHING = (b"", b"null")
 
 
@@ -192,6 +193,7 @@ class _Answering:
         for citation in citations:
             if citation not in self._cited:  # each piece may repeat those of the ones before
                 self._cited.add(citation)
+                bound(_ROOM * len(self._cited))
                 self._blocks.add(CitationDelta(self._text_block(), citation))
 
     def _logprobs(self, candidate: Candidate) -> None:
@@ -294,18 +296,12 @@ class StreamDecoder(_Answering):
         if (body := self._object.content) is not None:
             return self._whole(body)
         if not self._finish and self._array is None:
-            self._last(self._sse.rest())
+            last = self._sse.rest()
+            if last is not None and is_json(last.data):
+                self._response(last.data)
         if not self._finish:
             raise StreamTruncated
         return self._close()
-
-    def _last(self, data: bytes) -> None:
-        """Read the last response where its event was never completed by an empty line, unless it is cut itself."""
-        try:
-            msgspec.json.decode(data)
-        except MALFORMED_JSON:
-            return
-        self._response(data)
 
 
 class WholeDecoder(_Answering):

@@ -22,7 +22,7 @@ from keyswitch_engine.dialects.openai_chat.chunks import (
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
 from keyswitch_engine.dialects.openai_chat.usage import read_usage
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode_base64, encode, token_bytes
+from keyswitch_engine.dialects.reading import WholeBody, bound, decode_base64, encode, is_json, token_bytes
 from keyswitch_engine.error_rules import provider_error
 from keyswitch_engine.errors import ProtocolError, ProviderError, StreamTruncated
 from keyswitch_engine.events import (
@@ -39,7 +39,7 @@ from keyswitch_engine.events import (
     Usage,
 )
 from keyswitch_engine.wire import MALFORMED_JSON
-from keyswitch_engine.wire.sse import SSEDecoder
+from keyswitch_engine.wire.sse import ServerSentEvent, SSEDecoder
 
 __all__ = ["STOP_REASONS", "StreamDecoder", "WholeDecoder", "stop_reason"]
 
@@ -71,7 +71,16 @@ def stop_reason(raw: str) -> StopReason:
 
 
 _DONE = b"[DONE]"
-_NOTHING = (b"", b"null", b"{}", b'""')
+_NOTHING = (b"", b"null", b"{}", b'""', b"[]", b"false")
+
+
+_ROOM = 256
+"""What a source counts for, in bytes."""
+
+
+def _failed(base_resp: object) -> bool:
+    """Tell whether MiniMax's own status says that the call failed."""
+    return isinstance(base_resp, dict) and base_resp.get("status_code") not in (0, None)
 
 
 class _Answering:
@@ -83,12 +92,15 @@ class _Answering:
         self._blocks = BlockBuilder()
         self._tools: dict[int | str, int] = {}
         self._names: dict[int, str] = {}
+        self._told: set[int] = set()
+        self._alone = False  # whether every tool call that comes is one, and no fragment
         self._last_tool = -1
         self._details = ReasoningDetails()
         self._think = ThinkTagSplitter() if self._flags.think_tags else None
         self._finish = ""
         self._sources: object = None
-        self._audio = ""
+        self._cited: set[str] = set()
+        self._audio = self._sound_text = ""
         self._usage = b""
         self._model = ""
         self.response_id = ""
@@ -107,10 +119,9 @@ class _Answering:
             answer = DECODER.decode(data)
         except MALFORMED_JSON as error:
             raise ProtocolError("the provider sent something that is not a chat completion") from error
-        if bytes(answer.error) not in _NOTHING or (answer.base_resp is not None and answer.base_resp.status_code):
+        unwrapped = answer.choices is None and (answer.object == "error" or bytes(answer.message) not in _NOTHING)
+        if bytes(answer.error) not in _NOTHING or unwrapped or (answer.base_resp and _failed(answer.base_resp)):
             self._note(answer)
-            raise read_error(data, 200, self._profile.error_rules)
-        if answer.choices is None and (answer.object == "error" or answer.message):  # a failure without an envelope
             raise read_error(data, 200, self._profile.error_rules)
         return answer
 
@@ -169,7 +180,7 @@ class _Answering:
             self._cite(
                 [read_citation(found.url_citation) for found in delta.annotations if found.url_citation is not None]
             )
-        if delta.images or delta.audio is not None:
+        if delta.images or delta.audio:
             self._media(delta)
         if delta.tool_calls:
             for call in delta.tool_calls:
@@ -234,8 +245,8 @@ class _Answering:
         """Read a fragment of a tool call.
 
         Fragments belong together by id, else by index, else to the call before. A fragment with a new id and a name, or
-        with another name, begins a call of its own even under an index that is in use: some providers number every call
-        0, and some of those give none an id.
+        with another name once arguments came, begins a call of its own even under an index that is in use: some
+        providers number every call 0, and some of those give none an id.
         """
         function = call.function or Function()
         name, arguments = function.name, function.arguments
@@ -244,7 +255,7 @@ class _Answering:
         index = self._tools.get(call.id, -1) if call.id else -1
         if index < 0 and not (call.id and name):  # a new id with a name is a new call, whatever its number
             index = self._tools.get(call.index, -1) if call.index is not None else (-1 if name else self._last_tool)
-        if index < 0 or (name and self._names[index] and name != self._names[index]):
+        if index < 0 or self._alone or (name and index in self._told and name != self._names[index]):
             self._close_stated()
             call_id = call.id if call.id and call.id not in self._tools else new_call_id()
             index = self._blocks.tool_call(call_id, name or "")
@@ -254,6 +265,7 @@ class _Answering:
                 self._tools[call.index] = index
         self._last_tool = index
         if arguments:
+            self._told.add(index)
             text = arguments if isinstance(arguments, str) else encode(arguments).decode()
             self._blocks.arguments(index, text)
 
@@ -264,22 +276,34 @@ class _Answering:
             if index is None:
                 self._close_stated()
                 index = self._blocks.text("")
+            self._cited.add(citation.url)
+            bound(_ROOM * len(self._cited))
             self._blocks.add(CitationDelta(index, citation))
 
     def _media(self, delta: Delta) -> None:
         """Read images, each of which comes whole in a URL, and sound, which comes in pieces."""
         for image in delta.images if isinstance(delta.images, list) else ():
             match image:
-                case {"image_url": {"url": str(url)}} if url.startswith("data:"):
+                case {"image_url": {"url": str(url)}} if url.startswith("data:") and ";base64," in url:
                     kind, _, data = url.removeprefix("data:").partition(";base64,")
                     self._close_stated()
                     self._blocks.media(ImageBlock(kind), decode_base64(data))
                 case _:
-                    raise ProtocolError("the provider sent an image in a form that is not known")
-        if delta.audio is not None:
-            self._audio = delta.audio.id or self._audio
-            if delta.audio.data:
-                sound = decode_base64(delta.audio.data)
+                    self._close_stated()
+                    state = ProviderState(self._profile.provider, "openai-chat", encode(image))
+                    self._blocks.opaque("image", state)
+        if isinstance(delta.audio, dict):
+            self._sound(delta.audio)
+
+    def _sound(self, audio: dict[str, Any]) -> None:
+        """Read a piece of sound, whose base64 may be cut anywhere."""
+        found, data = audio.get("id"), audio.get("data")
+        self._audio = found if isinstance(found, str) else self._audio
+        if isinstance(data, str) and data:
+            text = self._sound_text + data
+            whole = len(text) // 4 * 4
+            self._sound_text = text[whole:]
+            if sound := decode_base64(text[:whole]):
                 if not self._blocks.in_sound:
                     self._close_stated()
                 self._blocks.sound(audio_type(sound), sound)
@@ -306,6 +330,7 @@ class _Answering:
         self._note(answer)
         if not answer.choices:  # an error in a form without `error`
             raise read_error(body, 200, self._profile.error_rules)
+        self._alone = True
         for choice in answer.choices:
             self._choice(choice, choice.message or choice.delta)
         return self._close()
@@ -314,7 +339,9 @@ class _Answering:
         """Close all blocks and say how the answer ended."""
         if self._think is not None:
             self._split(self._think.end())
-        self._cite(read_sources(self._sources))
+        if self._sound_text:
+            raise ProtocolError("the provider sent sound that is not in base64")
+        self._cite([citation for citation in read_sources(self._sources) if citation.url not in self._cited])
         self._close_stated()
         self._blocks.close_all()
         ending = Ending(stop_reason(self._finish), self._finish, self.usage(), self._model)
@@ -341,13 +368,17 @@ class StreamDecoder(_Answering):
         for event in self._sse.feed(data):
             if self.done:
                 break
-            if event.data.startswith(_DONE):
-                self.done = True
-            elif event.type == "error":
-                raise read_error(event.data, 200, self._profile.error_rules)
-            elif event.data.strip():
-                self._chunk(self._answer(event.data))
+            self._event(event)
         return self._blocks.take()
+
+    def _event(self, event: ServerSentEvent) -> None:
+        """Read one event."""
+        if event.data.startswith(_DONE):
+            self.done = True
+        elif event.type == "error":
+            raise read_error(event.data, 200, self._profile.error_rules)
+        elif event.data.strip():
+            self._chunk(self._answer(event.data))
 
     def _chunk(self, answer: Completion) -> None:
         """Read one chunk."""
@@ -359,8 +390,9 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._completion(body)
-        finished = self._finish and self._flags.terminal == "finish"
-        if not (self.done or finished or self._sse.rest().startswith(_DONE)):
+        if not self.done and (last := self._sse.rest()) is not None and (last.data == _DONE or is_json(last.data)):
+            self._event(last)
+        if not self.done and not (self._finish and self._flags.terminal == "finish"):
             raise StreamTruncated
         return self._close()
 

@@ -13,8 +13,6 @@ import msgspec
 __all__ = [
     "DECODER",
     "Annotation",
-    "Audio",
-    "BaseResponse",
     "Choice",
     "Completion",
     "ContentPart",
@@ -78,13 +76,6 @@ class Annotation(msgspec.Struct):
     url_citation: UrlCitation | None = None
 
 
-class Audio(msgspec.Struct):
-    """A piece of sound, in base64."""
-
-    id: str | None = None
-    data: str | None = None
-
-
 class Delta(msgspec.Struct):
     """What a chunk adds, or a whole message."""
 
@@ -98,7 +89,7 @@ class Delta(msgspec.Struct):
     function_call: Function | None = None
     annotations: list[Annotation] | None = None
     images: Any = None  # OpenRouter
-    audio: Audio | None = None
+    audio: Any = None  # OpenAI
 
 
 class WireTopLogprob(msgspec.Struct):
@@ -139,12 +130,6 @@ class XGroq(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw()
 
 
-class BaseResponse(msgspec.Struct):
-    """MiniMax's own object, whose status is 0 unless the call failed."""
-
-    status_code: int = 0
-
-
 class Completion(msgspec.Struct):
     """A chunk or a whole completion."""
 
@@ -154,8 +139,8 @@ class Completion(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
     x_groq: XGroq | None = None
-    base_resp: BaseResponse | None = None
-    object: str | None = None
+    base_resp: Any = None  # MiniMax, with a status that is 0 unless the call failed
+    object: Any = None
     message: msgspec.Raw = msgspec.Raw()  # of a failure without an envelope (vLLM)
     search_results: Any = None  # Perplexity
     citations: Any = None  # likewise, and xAI

@@ -12,7 +12,7 @@ from keyswitch_engine.dialects.openai_responses.flags import ResponsesFlags
 from keyswitch_engine.dialects.openai_responses.items import Items
 from keyswitch_engine.dialects.openai_responses.wire import EVENT, ITEM, RESPONSE, Event, Response
 from keyswitch_engine.dialects.openai_responses.wire import Usage as WireUsage
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, including, usage_json
+from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, including, is_json, usage_json
 from keyswitch_engine.errors import StreamTruncated
 from keyswitch_engine.events import BlockEvent, Ending, ReportedUsage, StopReason, Usage
 from keyswitch_engine.wire.sse import SSEDecoder
@@ -142,9 +142,8 @@ class StreamDecoder(_Answering):
         for framed in self._sse.feed(data):
             if self.done:
                 break
-            if framed.data.startswith(b"[DONE]"):  # of re-implementers; says nothing about how it ended
-                continue
-            self._event(decode(EVENT, framed.data), framed.type, framed.data)
+            if not framed.data.startswith(b"[DONE]"):  # of re-implementers; says nothing about how it ended
+                self._event(decode(EVENT, framed.data), framed.type, framed.data)
         return self._items.take()
 
     def _event(self, event: Event, framed_type: str, data: bytes) -> None:
@@ -187,6 +186,8 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._response(body)
+        if not self.done and (last := self._sse.rest()) is not None and is_json(last.data):
+            self._event(decode(EVENT, last.data), last.type, last.data)
         if not self.done:
             raise StreamTruncated
         return self._close()

@@ -82,7 +82,7 @@ class Items:
         self._kept = 0
         self._nameless = 0
         self._types: dict[int | str, str] = {}  # of every item, in the order in which they came
-        self._keys: dict[str, int | str] = {}  # by id, of items that were begun or completed
+        self._keys: dict[str, int | str] = {}  # by id, or by that of the call, of items that were begun or completed
         self._blocks: dict[int | str, dict[int, _Open]] = {}  # of items that are not complete, by part
         self.called = False
         """Whether there is a tool call for the client."""
@@ -119,7 +119,7 @@ class Items:
     def arguments(self, event: Event, delta: Any) -> None:
         """Add to a tool call's arguments. Those of calls that the provider runs itself are not told in pieces."""
         _, item = self._item(event, *_CALLS)
-        block = item.get(0)
+        block = item.get(0)  # there is none of a call that has not begun: its item tells them when it is whole
         if block is not None and block.kind is ToolCallBlock and isinstance(delta, str) and delta:
             block.said = True
             self._events.append(ArgumentsDelta(block.index, delta))
@@ -131,12 +131,12 @@ class Items:
 
     def begin(self, output_index: int | None, item: Item) -> None:
         """Begin an item. Texts begin with their first piece, opaque items when they are whole."""
-        key = self._key(output_index, item.id)
+        key = self._known(output_index, item)
         if key is None:
             key = self._new_key()
         if key in self._types:
             return
-        self._add(key, item.type, item.id)
+        self._add(key, item.type, item.id, item.call_id)
         match item.type:
             case "function_call" | "custom_tool_call":
                 self._open_call(key, item)
@@ -147,7 +147,7 @@ class Items:
 
     def whole(self, output_index: int | None, item: Item, raw: bytes) -> None:
         """Complete an item, telling what was not told before."""
-        key = self._key(output_index, item.id)
+        key = self._known(output_index, item)
         if key is None:  # the first of its type that is not complete
             begun = (key for key in self._blocks if self._types[key] == item.type)
             key = next(begun, None)
@@ -162,8 +162,8 @@ class Items:
         items = [(decode(ITEM, raw), bytes(raw)) for raw in output]
         known: dict[int | str, int] = {}
         for number, (item, _) in enumerate(items):
-            key = self._keys.get(item.id or "", item.id or "")
-            if self._types.get(key) == item.type:
+            key = self._known(None, item)
+            if key is not None and self._types.get(key) == item.type:
                 known.setdefault(key, number)  # some re-implementers give every item one id
         keys = {number: key for key, number in known.items()}
         others: dict[str, deque[int | str]] = {}
@@ -179,7 +179,7 @@ class Items:
     def _complete(self, key: int | str, item: Item, raw: bytes) -> None:
         """Complete the item called *key*, unless it is complete."""
         if key not in self._types:
-            self._add(key, item.type, item.id)
+            self._add(key, item.type, item.id, item.call_id)
         elif key not in self._blocks:
             return
         self._keep(len(item.type))
@@ -233,23 +233,29 @@ class Items:
         for block in self._blocks.pop(key, {}).values():
             self._events.append(BlockStop(block.index, kept))
 
-    def _key(self, output_index: int | None, item_id: str | None) -> int | str | None:
-        """Return what an item is called here, None if it has neither a place nor an id."""
-        return output_index if output_index is not None else (item_id or None)
+    def _known(self, output_index: int | None, item: Item) -> int | str | None:
+        """Return what an item is called here, by its place, its id or its call's; None if it has none of them."""
+        if output_index is not None:
+            return output_index
+        for name in (item.id, item.call_id):
+            if name and name in self._keys:
+                return self._keys[name]
+        return item.id or None
 
     def _new_key(self) -> int:
         """Return what an item is called that has neither; no place is negative."""
         self._nameless -= 1
         return self._nameless
 
-    def _add(self, key: int | str, kind: str, item_id: str | None) -> None:
-        """Note an item, which is not complete yet."""
+    def _add(self, key: int | str, kind: str, *names: str | None) -> None:
+        """Note an item, which is not complete yet, with the ids that it has."""
         self._keep(_ROOM + len(kind))
         self._types[key] = kind
         self._blocks[key] = {}
-        if item_id:
-            self._keep(len(item_id))
-            self._keys[item_id] = key
+        for name in names:
+            if name:
+                self._keep(len(name))
+                self._keys[name] = key
 
     def _keep(self, size: int) -> None:
         """Count what is kept; raises `ProtocolError` where it becomes too much."""
@@ -258,12 +264,16 @@ class Items:
 
     def _item(self, event: Event, *types: str) -> tuple[int | str, dict[int, _Open]]:
         """Return the blocks of the item that an event belongs to, which is of one of *types*."""
-        key = self._key(event.output_index, event.item_id)
-        if key is None:  # the last of its type that is not complete
+        name = event.item_id or ""
+        key: int | str | None = event.output_index if event.output_index is not None else self._keys.get(name)
+        if key is None:  # the last of its type that is not complete; with an id that is new, the last that has none
             begun = (key for key in reversed(self._blocks) if self._types[key] in types)
-            key = next(begun, None)
+            key = next((key for key in begun if not name or (isinstance(key, int) and key < 0)), None)
+            if key is not None and name:
+                self._keep(len(name))
+                self._keys[name] = key
         if key is None:
-            key = self._new_key()
+            key = name or self._new_key()
         if key not in self._types:
             self._add(key, types[0], event.item_id)
         elif key not in self._blocks:
