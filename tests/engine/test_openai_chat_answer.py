@@ -249,6 +249,7 @@ def test_normalised_counts_include_their_parts_or_are_absent(
         ("done", [chunk(finish="stop")], False),
         ("done", [DONE], True),
         ("done", [b"data: [DONE]"], True),
+        ("done", [b"data: [DONE] \n"], True),
         ("done", [b"data: [DON"], False),
         ("done", [chunk(finish="stop"), DONE], True),
         ("finish", [], False),
@@ -367,6 +368,13 @@ def test_the_input_of_a_custom_tool_comes_in_pieces() -> None:
     rest = {"tool_calls": [{"index": 0, "custom": {"input": "SELECT 1"}}]}
     events, _ = stream(chunk(first), chunk(rest), chunk(finish="tool_calls"))
     assert events[:2] == [BlockStart(0, ToolCallBlock("a", "f")), ArgumentsDelta(0, "SELECT 1")]
+
+
+def test_an_empty_custom_tool_beside_a_function_means_nothing() -> None:
+    """Some providers send every field that there is (Snowflake)."""
+    both = call(0, "a", "f", "{}")["tool_calls"][0] | {"custom": {"name": "", "input": ""}}
+    events, _ = whole({"content": None, "tool_calls": [both]}, "tool_calls")
+    assert events[:2] == [BlockStart(0, ToolCallBlock("a", "f")), ArgumentsDelta(0, "{}")]
 
 
 def test_a_second_choice_is_part_of_the_answer_where_the_row_says_so() -> None:

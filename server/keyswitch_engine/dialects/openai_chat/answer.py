@@ -250,7 +250,7 @@ class _Answering:
         """
         function = call.function or Function()
         name, arguments = function.name, function.arguments
-        if call.custom is not None:
+        if call.custom is not None and (call.custom.name or call.custom.input):
             name, arguments = call.custom.name, call.custom.input
         index = self._tools.get(call.id, -1) if call.id else -1
         if index < 0 and not (call.id and name):  # a new id with a name is a new call, whatever its number
@@ -390,7 +390,11 @@ class StreamDecoder(_Answering):
         """Close the stream; see `Decoder.end`."""
         if (body := self._whole.content) is not None:
             return self._completion(body)
-        if not self.done and (last := self._sse.rest()) is not None and (last.data == _DONE or is_json(last.data)):
+        if (
+            not self.done
+            and (last := self._sse.rest()) is not None
+            and (last.data.startswith(_DONE) or is_json(last.data))
+        ):
             self._event(last)
         if not self.done and not (self._finish and self._flags.terminal == "finish"):
             raise StreamTruncated
