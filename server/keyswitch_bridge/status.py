@@ -80,7 +80,7 @@ _ORIGINS = {
     Origin.GATEWAY: error_pb2.ERROR_ORIGIN_GATEWAY,
     Origin.PROVIDER: error_pb2.ERROR_ORIGIN_PROVIDER,
 }
-_GATEWAY_RETRIES = frozenset({Reason.OVERLOADED, Reason.CALLER_LIMITED})
+_GATEWAY_RETRIES = frozenset({Reason.OVERLOADED, Reason.CALLER_LIMITED, Reason.SERVER_STOPPED})
 
 
 class RpcFailure(msgspec.Struct, frozen=True):
@@ -106,6 +106,8 @@ def rpc_failure(error: DispatchError) -> RpcFailure:
     metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status)]
     if not error.retryable or error.reason not in _GATEWAY_RETRIES:
         metadata.append(("grpc-retry-pushback-ms", "-1"))  # else channels would retry what is not theirs to retry
+    elif error.retry_after is not None:
+        metadata.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
     return RpcFailure(code, message, tuple(metadata))
 
 

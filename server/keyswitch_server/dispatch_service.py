@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -31,7 +31,7 @@ from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
 
-from keyswitch_server.guard import client_left
+from keyswitch_server.guard import client_left, stopped
 from keyswitch_server.logging import Logger, log_fields
 
 __all__ = ["DispatchService"]
@@ -53,8 +53,9 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         max_calls: int,
         max_message_bytes: int,
         log: Logger,
+        broken_off: Callable[[], bool],
     ) -> None:
-        """Dispatch through *dispatcher*; limits are seconds."""
+        """Dispatch through *dispatcher*; limits are seconds. *broken_off* tells whether the server ends its calls."""
         self._registry = registry
         self._dispatcher = dispatcher
         self._limits = limits
@@ -62,6 +63,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
         self._log = log
+        self._broken_off = broken_off
         self._calls = 0
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
@@ -145,7 +147,12 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             line.failed(error)
             raise
         except BaseException as error:
-            line.ended("CANCELLED" if isinstance(error, asyncio.CancelledError) or client_left(error) else "INTERNAL")
+            if isinstance(error, asyncio.CancelledError) and self._broken_off():
+                line.failed(stopped())
+            elif isinstance(error, asyncio.CancelledError) or client_left(error):
+                line.ended("CANCELLED")
+            else:
+                line.ended("INTERNAL")
             raise
         finally:
             self._calls -= 1
@@ -194,7 +201,12 @@ async def _commit(context: Context) -> None:
 
     Without them a client's channel would retry a call whose server died, and the caller would be billed twice.
     """
-    await context.send_initial_metadata(())
+    sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait((sending,))  # no status can follow headers that are under way
+        raise
 
 
 class _Line:

@@ -20,7 +20,7 @@ from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Viola
 
 from keyswitch_server.logging import Logger, places
 
-__all__ = ["Guard", "client_left"]
+__all__ = ["Guard", "client_left", "stopped"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,7 +33,9 @@ class Guard(grpc.aio.ServerInterceptor):
         self._log = log
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._broken_off = False
+        self._refusing = False
+        self.broken_off = False
+        """Whether calls are ended before they are over."""
 
     async def intercept_service(
         self,
@@ -50,14 +52,25 @@ class Guard(grpc.aio.ServerInterceptor):
             wrapped = self._wrapped[method] = self._wrap(method, handler)
         return wrapped
 
+    def refuse(self) -> None:
+        """Refuse every call that comes from now on, with a status that lets it be tried elsewhere."""
+        self._refusing = True
+
     def break_off(self) -> None:
         """End every call at once, each with a status that forbids to try it again: its provider may have been called.
 
         Left to itself, gRPC would end them with a bare UNAVAILABLE, and clients would send them to another server.
         """
-        self._broken_off = True
+        self._refusing = self.broken_off = True
         for task in self._tasks:
             task.cancel()
+
+    def _admit(self) -> None:
+        """Refuse a call that comes too late; another server can take it."""
+        if self._refusing:
+            error = DispatchError(Reason.SERVER_STOPPED, "the server is stopping")
+            error.retryable = True
+            raise error
 
     async def wait_idle(self) -> None:
         """Wait until every handler has ended, its cleaning up included: `Server.stop` may return before that."""
@@ -90,16 +103,18 @@ class Guard(grpc.aio.ServerInterceptor):
                 raise RuntimeError("a handler runs in a task")
             self._tasks.add(task)
             try:
+                self._admit()
                 return await behaviour(request if decode is None else _decoded(decode, request), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
+            except DecodeError:  # of a stream of requests, which gRPC decodes
+                await _abort(context, rpc_failure(_malformed()))
             except grpc.aio.AbortError:
                 raise
             except asyncio.CancelledError as error:
-                if self._broken_off:
+                if self.broken_off:
                     task.uncancel()
-                    stopped = DispatchError(Reason.SERVER_STOPPED, "the server stopped before the call was over")
-                    await _abort(context, rpc_failure(stopped))
+                    await _abort(context, rpc_failure(stopped()))
                 if task.cancelling():
                     raise
                 await self._incident(method, context, error)
@@ -135,9 +150,17 @@ def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:
     try:
         return decode(request)
     except DecodeError as error:
-        raise InvalidRequest(
-            [Violation("", "the request is not the protobuf message that this method takes")]
-        ) from error
+        raise _malformed() from error
+
+
+def _malformed() -> InvalidRequest:
+    """Return what a request is told that cannot be decoded."""
+    return InvalidRequest([Violation("request", "is not the protobuf message that this method takes")])
+
+
+def stopped() -> DispatchError:
+    """Return what a call is told that the end of the server broke off; its provider may have been called."""
+    return DispatchError(Reason.SERVER_STOPPED, "the server stopped before the call was over")
 
 
 async def _abort(context: Context, failure: RpcFailure) -> NoReturn:

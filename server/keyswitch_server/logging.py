@@ -7,11 +7,13 @@ same way; gRPC logs tracebacks there.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import structlog
@@ -54,6 +56,34 @@ def _serialise(event: object, **options: object) -> str:
     return msgspec.json.encode(event).decode()
 
 
+class _Nowhere(io.TextIOBase):
+    """Takes everything: the process has no standard error."""
+
+    def write(self, text: str) -> int:
+        """Drop text."""
+        return len(text)
+
+
+_NOWHERE = _Nowhere()
+
+
+class _Tolerant:
+    """A stream that nobody may read any more: a full disk or a reader that left costs a line, never a call."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, if that can be."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, if that can be."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 class _ForeignHandler(logging.Handler):
     """Passes on records of the standard library's loggers: who, how bad, and what kind of exception; no text."""
 
@@ -76,7 +106,7 @@ Logger = structlog.typing.FilteringBoundLogger
 def configure(level: str, stream: Any = None) -> Logger:
     """Set up logging for the process and return the logger."""
     log: Logger = structlog.wrap_logger(
-        structlog.WriteLogger(stream or sys.stderr),
+        structlog.WriteLogger(cast("Any", _Tolerant(stream or sys.stderr or _NOWHERE))),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -30,8 +30,10 @@ _SERVICES = ("keyswitch.v1.DispatchService", "keyswitch.v1.RegistryService")
 _SHOWN = (*_SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 
-_LAST_WORDS_SECONDS = 5.0
-"""How long calls that are broken off have to send their status and clean up."""
+_LAST_CALLS_SECONDS = 0.2
+"""How long calls that came before the end of listening have to be refused."""
+_LAST_WORDS_SECONDS, _HURRIED_SECONDS = 5.0, 1.0
+"""How long calls that are broken off have to send their status, and after a second signal."""
 
 
 class ListenError(Exception):
@@ -61,6 +63,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
                 max_calls=settings.max_calls,
                 max_message_bytes=settings.max_message_bytes,
                 log=log,
+                broken_off=lambda: guard.broken_off,
             ),
             server,
         )
@@ -129,8 +132,8 @@ def _signals(log: Logger) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
     stop, at_once = asyncio.Event(), asyncio.Event()
 
     def on_signal(name: str) -> None:
-        log.info("stopping", signal=name)
         (at_once if stop.is_set() else stop).set()
+        log.info("stopping", signal=name)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -147,11 +150,17 @@ async def _drain(server: grpc.aio.Server, guard: Guard, settings: Settings, at_o
     if settings.drain_seconds:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(at_once.wait(), settings.drain_seconds)
+    guard.refuse()
+    with contextlib.suppress(TimeoutError):  # calls that gRPC has and nobody picked up would end without a status
+        await asyncio.wait_for(at_once.wait(), _LAST_CALLS_SECONDS)
     stopping = asyncio.ensure_future(server.stop(settings.grace_seconds + _LAST_WORDS_SECONDS))
     hurried = asyncio.ensure_future(at_once.wait())
     await asyncio.wait((stopping, hurried), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
     hurried.cancel()
     guard.break_off()
-    await asyncio.wait((stopping,), timeout=_LAST_WORDS_SECONDS)
+    await asyncio.wait((stopping,), timeout=_HURRIED_SECONDS if at_once.is_set() else _LAST_WORDS_SECONDS)
+    stopping.cancel()  # two stops at a time crash gRPC
+    await asyncio.wait((stopping,))
+    await server.stop(0)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(guard.wait_idle(), _LAST_WORDS_SECONDS)
+        await asyncio.wait_for(guard.wait_idle(), _HURRIED_SECONDS)

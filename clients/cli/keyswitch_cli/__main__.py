@@ -77,6 +77,7 @@ def cli(ctx: click.Context, server: str) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its status."""
+    _fill_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may hold what a terminal's encoding does not
         sys.stdout.reconfigure(errors="backslashreplace")
     status = _run(arguments)
@@ -86,6 +87,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
                 stream.flush()
     # on the interpreter's way out a stream that was left may wait for a lock of gRPC's thread, which is gone by then
     os._exit(status)
+
+
+def _fill_standard_streams() -> None:
+    """Open what is closed of the standard streams, lest a socket take its number and be written to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -17,7 +17,7 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
         }
     ],
@@ -28,8 +28,8 @@ _SERVICE_CONFIG = {
 def channel_options(*, retries: bool) -> list[tuple[str, str | int]]:
     """Return the options of a channel.
 
-    Retries are gRPC's: a call that found no server, or a server that said so before its first message. The service
-    forbids them where a provider may have been called.
+    Retries are gRPC's: a call that found no server, or one that was full or about to stop and said when to come back.
+    The service forbids them where a provider may have been called.
     """
     options: list[tuple[str, str | int]] = [
         ("grpc.max_receive_message_length", _MAX_MESSAGE),

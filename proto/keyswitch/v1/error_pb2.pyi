@@ -128,7 +128,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """INTERNAL: a bug of this service. The message holds a random incident id and nothing else. Not retryable."""
     ERROR_REASON_SERVER_STOPPED: _ErrorReason.ValueType  # 36
-    """UNAVAILABLE: the server stopped before the call was over. The provider may have answered, and may bill it."""
+    """UNAVAILABLE: the server stopped before the call was over, whose provider may have answered and may bill it; or, then
+    retryable, before it began.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the closed list of reasons for a failure. `google.rpc.ErrorInfo.reason` and JSON output of the command
@@ -209,7 +211,9 @@ ERROR_REASON_CALLER_LIMITED: ErrorReason.ValueType  # 34
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """INTERNAL: a bug of this service. The message holds a random incident id and nothing else. Not retryable."""
 ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 36
-"""UNAVAILABLE: the server stopped before the call was over. The provider may have answered, and may bill it."""
+"""UNAVAILABLE: the server stopped before the call was over, whose provider may have answered and may bill it; or, then
+retryable, before it began.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
