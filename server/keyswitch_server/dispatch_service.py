@@ -31,7 +31,7 @@ from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
 
-from keyswitch_server.guard import client_left, stopped
+from keyswitch_server.guard import client_left, commit, stopped
 from keyswitch_server.logging import Logger, log_fields
 
 __all__ = ["DispatchService"]
@@ -70,7 +70,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Answer a conversation, whole."""
         with self._admitted("Generate") as line:
             call = self._call(request, context, line)
-            await _commit(context)
+            await commit(context)
             events = await self._dispatcher.generate(call)
             line.finished(events[-1])
             response = generate_response(events)
@@ -86,7 +86,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Answer a conversation as a stream."""
         with self._admitted("StreamGenerate") as line:
             call = self._call(request, context, line)
-            await _commit(context)
+            await commit(context)
 
             async def write(events: list[Event]) -> None:
                 for response in batches(events):
@@ -106,7 +106,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             asked = read_embed(request)
             route = line.route = resolve_embeddings(self._registry, asked.target, asked.credentials)
             call = self._exchange(route, asked.limits, context, line)
-            await _commit(context)
+            await commit(context)
             embedded = await embed(self._dispatcher, call, asked.given)
             line.finished(embedded.finished)
             return embed_response(embedded)
@@ -194,19 +194,6 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             idle=asked.idle or defaults.idle,
             total=total,
         )
-
-
-async def _commit(context: Context) -> None:
-    """Send the headers of the answer, after which gRPC never sends the call again: a provider is about to be called.
-
-    Without them a client's channel would retry a call whose server died, and the caller would be billed twice.
-    """
-    sending = asyncio.ensure_future(context.send_initial_metadata(()))
-    try:
-        await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        await asyncio.wait((sending,))  # no status can follow headers that are under way
-        raise
 
 
 class _Line:

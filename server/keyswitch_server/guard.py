@@ -20,7 +20,7 @@ from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Viola
 
 from keyswitch_server.logging import Logger, places
 
-__all__ = ["Guard", "client_left", "stopped"]
+__all__ = ["Guard", "client_left", "commit", "stopped"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -138,6 +138,19 @@ class Guard(grpc.aio.ServerInterceptor):
             exception_places=places(error),
         )
         await _abort(context, internal_failure(incident))
+
+
+async def commit(context: Context) -> None:
+    """Send the headers of the answer, after which gRPC never sends the call again: a provider is about to be called.
+
+    Without them a client's channel would retry a call whose server died, and the caller would be billed twice.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait((sending,))  # no status can follow headers that are under way
+        raise
 
 
 def client_left(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_server import logging
-from keyswitch_server.guard import Guard
+from keyswitch_server.guard import Guard, commit
 
 SECRET = "hidden-in-the-text"
 
@@ -135,3 +135,47 @@ async def test_a_request_that_cannot_be_decoded_has_a_typed_status(
     info = error_details_pb2.ErrorInfo()
     status_pb2.Status.FromString(bytes(metadata["grpc-status-details-bin"])).details[0].Unpack(info)
     assert info.reason == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_a_stream_of_requests_that_cannot_be_decoded_is_no_bug(channel: grpc.aio.Channel, version: str) -> None:
+    """Garbage sent to reflection is the caller's fault, too."""
+    call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")(
+        iter([b"\xff\xff"]), timeout=5
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call.read()
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+async def test_a_call_that_is_broken_off_has_a_status_whenever_that_is(moment: str) -> None:
+    """Before, while or after the headers of its answer are sent, the end of the server is told, and forbids a retry."""
+    guard = Guard(logging.configure("info", io.StringIO()))
+
+    async def behaviour(request: bytes, context: Any) -> None:
+        if moment == "after":
+            await commit(context)
+        asyncio.get_running_loop().call_soon(guard.break_off)
+        if moment == "during":
+            await commit(context)
+        await asyncio.sleep(30)
+
+    server = grpc.aio.server(interceptors=[guard])
+    handlers = {"call": grpc.unary_stream_rpc_method_handler(behaviour)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_stream("/test.Service/call")(b"", timeout=10).read()
+        assert (raised.value.code(), raised.value.details()) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "the server stopped before the call was over",
+        )
+        assert dict(raised.value.trailing_metadata() or ())["grpc-retry-pushback-ms"] == "-1"
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_stream("/test.Service/call")(b"", timeout=10).read()
+        assert raised.value.details() == "the server is stopping"
+        assert "grpc-retry-pushback-ms" not in dict(raised.value.trailing_metadata() or ())
+    await server.stop(0)

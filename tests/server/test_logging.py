@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging as stdlib
+import os
 
 from keyswitch_server import logging
 
@@ -41,3 +43,15 @@ def test_tracebacks_of_libraries_lose_their_texts() -> None:
     assert (line["logger"], line["exception_type"]) == ("some.library", "ValueError")
     assert "test_logging.py" in str(line["exception_places"])
     assert "hidden" not in out.getvalue()
+
+
+def test_a_log_that_cannot_be_written_costs_lines_and_nothing_else() -> None:
+    """A reader that left, a full disk or a closed stream never fails what is logged about."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as left:
+        log = logging.configure("info", left)
+        log.info("listening", version="x" * 100_000)
+        with contextlib.suppress(OSError):
+            left.close()
+        log.info("stopped")
