@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 from collections.abc import AsyncIterator
 
 import grpc
@@ -11,6 +12,9 @@ import pytest
 from keyswitch_client import AsyncClient
 from keyswitch_sandbox import Recordings, Sandbox
 from support import EGRESS, ServerProcess, server_process
+
+# what is started in the background of a shell has SIGINT ignored, and so would every command that a test interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

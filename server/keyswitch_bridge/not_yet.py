@@ -16,7 +16,6 @@ __all__ = ["FIELDS", "RPCS", "refuse_field", "refuse_fields"]
 
 RPCS = frozenset(
     {
-        "/keyswitch.v1.DispatchService/ValidateCredential",
         "/keyswitch.v1.RegistryService/ListModels",
     }
 )
@@ -29,6 +28,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "EmbedRequest": ("fallbacks", "tenant"),
     "CountTokensRequest": ("fallbacks", "tenant"),
     "ListProviderModelsRequest": ("tenant",),
+    "ValidateCredentialRequest": ("tenant",),
     "Target": ("custom_endpoint", "routing"),
     "Credential": ("stored", "platform"),
     "Limits": ("max_attempts", "hedge_after"),

@@ -8,6 +8,7 @@ import msgspec
 from google.protobuf.message import Message
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch_engine.credential import ProviderCredential
+from keyswitch_engine.credential_check import Verdict
 from keyswitch_engine.embeddings import EmbeddingInput
 from keyswitch_engine.generation import Generation
 from keyswitch_engine.model_listing import ProviderModel
@@ -22,6 +23,7 @@ from keyswitch_bridge.responses import finished_message, started_message
 from keyswitch_bridge.violations import Violations
 
 __all__ = [
+    "CheckCall",
     "CountCall",
     "EmbedCall",
     "ListModelsCall",
@@ -30,6 +32,8 @@ __all__ = [
     "read_count_tokens",
     "read_embed",
     "read_list_models",
+    "read_validate_credential",
+    "verdict_response",
 ]
 
 _MAX_INPUTS = 2048
@@ -141,6 +145,42 @@ def read_list_models(message: pb.ListProviderModelsRequest) -> ListModelsCall:
     call = ListModelsCall(Target(provider=found.name(provider, "provider", 64), region=region), credential)
     found.check()
     return call
+
+
+class CheckCall(msgspec.Struct, frozen=True):
+    """A request to check a credential, valid in itself."""
+
+    credential: ProviderCredential
+    model: str
+    region: str
+
+
+def read_validate_credential(message: pb.ValidateCredentialRequest) -> CheckCall:
+    """Validate and read a request to check a credential.
+
+    Raises:
+        InvalidRequest: it is malformed, or has fields or values that this build does not know.
+        Unavailable: it asks for something that is not built yet.
+    """
+    found = _begin(message)
+    region = found.pattern(message.region, REGION, "region") if message.region else ""
+    call = CheckCall(read_credential(message.credential, "credential", found), message.model.strip(), region)
+    found.check()
+    return call
+
+
+_VERDICTS = {
+    Verdict.VALID: pb.CREDENTIAL_VERDICT_VALID,
+    Verdict.INVALID: pb.CREDENTIAL_VERDICT_INVALID,
+    Verdict.OUT_OF_CREDIT: pb.CREDENTIAL_VERDICT_OUT_OF_CREDIT,
+    Verdict.NOT_PERMITTED: pb.CREDENTIAL_VERDICT_NOT_PERMITTED,
+    Verdict.UNKNOWN: pb.CREDENTIAL_VERDICT_UNKNOWN,
+}
+
+
+def verdict_response(verdict: Verdict, message: str) -> pb.ValidateCredentialResponse:
+    """Turn a verdict into its message."""
+    return pb.ValidateCredentialResponse(verdict=_VERDICTS[verdict], message=message)
 
 
 def embed_response(embedded: Embedded) -> pb.EmbedResponse:

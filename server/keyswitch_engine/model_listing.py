@@ -13,10 +13,9 @@ from keyswitch_engine.dialects.aws import read_aws_error
 from keyswitch_engine.dialects.base import Flags, Profile, UpstreamRequest
 from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.reading import decode
-from keyswitch_engine.embeddings.base import NoFlags
 from keyswitch_engine.errors import ProtocolError, ProviderError
 
-__all__ = ["LISTINGS", "ModelListing", "ModelPage", "ProviderModel"]
+__all__ = ["LISTINGS", "ListingFlags", "ModelListing", "ModelPage", "ProviderModel"]
 
 
 class ProviderModel(msgspec.Struct, frozen=True):
@@ -40,10 +39,17 @@ _ANY = msgspec.json.Decoder(dict[str, Any] | list[Any])
 _Row: TypeAlias = Mapping[str, Any]
 
 
+class ListingFlags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Compatibility flags of lists of models."""
+
+    authenticates: bool = False
+    """Whether the list is shown only to those who have a key, so that it tells whether one is good."""
+
+
 class ModelListing:
     """One form of lists."""
 
-    flags: type[Flags] = NoFlags
+    flags: type[Flags] = ListingFlags
 
     def __init__(
         self,

@@ -17,11 +17,14 @@ from keyswitch_bridge.operations import (
     read_count_tokens,
     read_embed,
     read_list_models,
+    read_validate_credential,
+    verdict_response,
 )
 from keyswitch_bridge.requests import GenerateMessage, RequestedLimits, read_explain, read_generate
 from keyswitch_bridge.responses import batches
 from keyswitch_bridge.routes import route_message
 from keyswitch_bridge.status import CODES
+from keyswitch_engine.credential_check import check_credential
 from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 from keyswitch_engine.events import Event, Finished
@@ -131,6 +134,23 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
                 await list_models(self._dispatcher, self._exchange(route, RequestedLimits(), context, line))
             )
 
+    async def ValidateCredential(
+        self, request: pb.ValidateCredentialRequest, context: Context
+    ) -> pb.ValidateCredentialResponse:
+        """Say whether a credential is good."""
+        with self._admitted("ValidateCredential") as line:
+            asked = read_validate_credential(request)
+            verdict, message = await check_credential(
+                self._dispatcher,
+                self._registry,
+                asked.credential,
+                model=asked.model,
+                region=asked.region,
+                received_at=line.received_at,
+                deadline=_deadline(context),
+            )
+            return verdict_response(verdict, message)
+
     @contextlib.contextmanager
     def _admitted(self, method: str) -> Iterator[_Line]:
         """Count a call among those in flight, and log how it ended."""
@@ -162,24 +182,22 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Validate and route a request."""
         asked = read_generate(request)
         route = line.route = resolve(self._registry, asked.target, asked.credentials)
-        remaining = context.time_remaining()
         return GenerationCall(
             generation=asked.generation,
             route=route,
             limits=self._bounded(asked.limits, streamed=isinstance(request, pb.StreamGenerateRequest)),
             received_at=line.received_at,
-            deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+            deadline=_deadline(context),
             coalesce_window=asked.coalesce_window,
         )
 
     def _exchange(self, route: Route[D], asked: RequestedLimits, context: Context, line: _Line) -> Call[D]:
         """Return the call of anything but a generation."""
-        remaining = context.time_remaining()
         return Call(
             route=route,
             limits=self._bounded(asked, streamed=False),
             received_at=line.received_at,
-            deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+            deadline=_deadline(context),
         )
 
     def _bounded(self, asked: RequestedLimits, *, streamed: bool) -> TimeLimits:
@@ -194,6 +212,12 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             idle=asked.idle or defaults.idle,
             total=total,
         )
+
+
+def _deadline(context: Context) -> float | None:
+    """Return when the RPC's own deadline passes, on the loop's clock; None if it has none."""
+    remaining = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
 
 
 class _Line:

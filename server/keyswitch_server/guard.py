@@ -149,7 +149,7 @@ async def commit(context: Context) -> None:
     try:
         await asyncio.shield(sending)
     except asyncio.CancelledError:
-        await asyncio.wait((sending,))  # no status can follow headers that are under way
+        await asyncio.gather(sending, return_exceptions=True)  # no status can follow headers that are under way
         raise
 
 

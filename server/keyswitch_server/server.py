@@ -55,7 +55,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     async with Egress(settings.egress_policy()) as egress:
         server = grpc.aio.server(interceptors=[guard], options=_options(settings))
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
-            DispatchService(  # type: ignore[abstract] # the guard refuses what is not built yet
+            DispatchService(
                 providers,
                 Dispatcher(egress, PriceTable()),
                 settings.limits(),
@@ -68,7 +68,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             server,
         )
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
-            RegistryService(providers, version),  # type: ignore[abstract] # likewise
+            RegistryService(providers, version),  # type: ignore[abstract] # the guard refuses what is not built yet
             server,
         )
         health = Health(_SERVICES)

@@ -507,3 +507,15 @@ async def test_embeddings_counts_and_models_through_the_client(server: ServerPro
                 client.count_tokens(model="sandbox/echo", credentials=keys, messages="hi")
 
     await asyncio.to_thread(synchronous)
+
+
+@pytest.mark.parametrize(("model", "verdict"), [("", 1), ("sandbox/echo", 1), ("sandbox/bad-key", 2),
+                                                ("sandbox/payment-required", 3), ("sandbox/not-permitted", 4),
+                                                ("sandbox/rate-limited", 5)])  # fmt: skip
+async def test_a_credential_is_checked(client: AsyncClient, server: ServerProcess, model: str, verdict: int) -> None:
+    """Both clients ask whether a key is good, by itself or for a model."""
+    answer = await client.validate_credential("sandbox", model=model, credentials={"sandbox": "k"})
+    assert answer.verdict == verdict
+    with Client(server.address) as own:
+        same = await asyncio.to_thread(own.validate_credential, "sandbox", model=model, credentials={"sandbox": "k"})
+    assert same == answer

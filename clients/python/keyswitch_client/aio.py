@@ -25,6 +25,7 @@ from keyswitch_client.requests import (
     count_request,
     embed_request,
     models_request,
+    validate_request,
 )
 
 __all__ = ["AsyncClient", "AsyncStream"]
@@ -208,6 +209,14 @@ class AsyncClient:
         request = models_request(provider, region=region, credentials=credentials)
         response: pb.ListProviderModelsResponse = await self._unary(self._dispatch.ListProviderModels, request, None)
         return list(response.models)
+
+    async def validate_credential(
+        self, provider: str, *, model: str = "", region: str = "", credentials: Credentials
+    ) -> pb.ValidateCredentialResponse:
+        """Ask the provider, in at most 3 seconds, whether its credential is good. Raises `KeyswitchError`."""
+        request = validate_request(provider, model=model, region=region, credentials=credentials)
+        response: pb.ValidateCredentialResponse = await self._unary(self._dispatch.ValidateCredential, request, None)
+        return response
 
     async def providers(self, query: str = "") -> list[registry_service_pb2.Provider]:
         """Return the providers that all words of *query* occur in, sorted by id."""

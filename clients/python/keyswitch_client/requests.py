@@ -23,6 +23,7 @@ __all__ = [
     "embed_request",
     "models_request",
     "user",
+    "validate_request",
 ]
 
 
@@ -203,13 +204,32 @@ def models_request(
         ValueError: there are keys of several providers, and none of this one.
     """
     request = dispatch_service_pb2.ListProviderModelsRequest(provider=provider, region=region)
+    for credential in _of_provider(provider, credentials):
+        request.credential.CopyFrom(credential)
+    return request
+
+
+def validate_request(
+    provider: str, *, model: str, region: str, credentials: Credentials
+) -> dispatch_service_pb2.ValidateCredentialRequest:
+    """Return a request to check a provider's first key.
+
+    Raises:
+        ValueError: there are keys of several providers, and none of this one.
+    """
+    request = dispatch_service_pb2.ValidateCredentialRequest(model=model, region=region)
+    for credential in _of_provider(provider, credentials):
+        request.credential.CopyFrom(credential)
+    return request
+
+
+def _of_provider(provider: str, credentials: Credentials) -> list[credential_pb2.ProviderCredential]:
+    """Return a provider's first key, if there is one."""
     named = {name: key for name, key in credentials.items() if name.lower() == provider.lower()}
     if not named and len(credentials) > 1:
         raise ValueError(f"there are keys of several providers, but none under {provider!r}")
     # a single one under another name may be under an alias, which the server knows
-    for credential in credential_messages(named or credentials)[:1]:
-        request.credential.CopyFrom(credential)
-    return request
+    return credential_messages(named or credentials)[:1]
 
 
 def credential_messages(credentials: Credentials) -> list[credential_pb2.ProviderCredential]:
