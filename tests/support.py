@@ -8,9 +8,11 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-__all__ = ["EGRESS", "ServerProcess", "server_process"]
+from aiohttp import web
+
+__all__ = ["EGRESS", "ServerProcess", "http_provider", "server_process"]
 
 EGRESS = {
     "KEYSWITCH_EGRESS_PRIVATE_NETWORKS": '["127.0.0.0/8"]',
@@ -46,3 +48,16 @@ async def server_process(folder: pathlib.Path, env: Mapping[str, str], *argument
             process.terminate()
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]
+
+
+@contextlib.asynccontextmanager
+async def http_provider(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Start a provider that answers every request with *answer*; yield its URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    yield f"http://{host}:{port}"
+    await runner.cleanup()

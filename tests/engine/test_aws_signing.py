@@ -20,6 +20,7 @@ from keyswitch_engine.generation import Generation, Message, Part, Role, TextPar
 from keyswitch_engine.route import Target
 from keyswitch_engine.routing import resolve
 from keyswitch_engine.secret import Secret
+from support import http_provider
 
 ID, SECRET, SESSION = "test-id", "test-secret", "test-session"
 REGION = "eu-west-1"
@@ -56,14 +57,8 @@ async def listener() -> AsyncIterator[Listener]:
         received.append(Received(request.method, request.raw_path, headers, await request.read()))
         return web.json_response({"message": "no"}, status=403)
 
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    yield Listener(f"http://{host}:{port}", received)
-    await runner.cleanup()
+    async with http_provider(handle) as url:
+        yield Listener(url, received)
 
 
 def signature(request: Received, secret: str, region: str = REGION) -> str:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
@@ -14,22 +12,9 @@ from keyswitch_engine.dispatch import Dispatcher, TimeLimits
 from keyswitch_engine.egress import Egress, EgressPolicy
 from keyswitch_engine.errors import InvalidRequest, Reason, RequestError
 from keyswitch_engine.secret import Secret
+from support import http_provider
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KEY = "the-key"
-
-
-@contextlib.asynccontextmanager
-async def provider(handle: Handler) -> AsyncIterator[str]:
-    """A provider that answers everything with *handle*; yields its URL."""
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    yield f"http://{host}:{port}"
-    await runner.cleanup()
 
 
 async def check(
@@ -78,7 +63,7 @@ async def test_only_a_clear_answer_is_a_verdict(
         found = body if body is not None else ({"data": [{"id": "m"}]} if request.method == "GET" else CHAT)
         return web.json_response(found, status=status, headers={"location": "/elsewhere"} if status == 302 else {})
 
-    async with provider(answer) as url:
+    async with http_provider(answer) as url:
         found, message = await check(url, name, model)
     assert found is verdict
     assert asked == [(path, f"Bearer {KEY}")]
@@ -95,7 +80,7 @@ async def test_a_provider_that_does_not_answer_says_nothing(monkeypatch: pytest.
         await never.wait()
         raise AssertionError
 
-    async with provider(stall) as url:
+    async with http_provider(stall) as url:
         assert (await check(url, "groq"))[0] is Verdict.UNKNOWN
         never.set()
     assert (await check(url, "groq"))[0] is Verdict.UNKNOWN

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +39,7 @@ from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
 from keyswitch_engine.secret import Secret
 from keyswitch_sandbox import Sandbox
+from support import http_provider
 
 KEY = "test-key"
 SECRET = Secret(KEY)
@@ -252,7 +252,7 @@ async def test_several_requests_for_one_embedding_are_all_in_the_receipt(dispatc
         asked += 1
         return web.json_response({"embedding": [1.0], "inputTextTokenCount": 1}, status=200 if asked == 1 else 429)
 
-    async with listening(answer) as url:
+    async with http_provider(answer) as url:
         target = Target(provider="bedrock", model="amazon.titan-embed-text-v2:0")
         route = resolve_embeddings(registry.load(base_urls={"bedrock": url}), target, keyed("bedrock"))
         with pytest.raises(DispatchError) as raised:
@@ -271,7 +271,7 @@ async def test_a_count_that_cannot_be_one_is_a_protocol_error(dispatcher: Dispat
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"data": {"total_tokens": count}})
 
-    async with listening(answer) as url:
+    async with http_provider(answer) as url:
         rows = registry.load(base_urls={"moonshot": url})
         route = resolve_token_counting(rows, Target(provider="moonshot", model="m"), keyed("moonshot"))
         with pytest.raises(DispatchError) as raised:
@@ -299,26 +299,13 @@ async def test_a_list_that_leads_in_circles_ends(dispatcher: Dispatcher) -> None
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "m"}], "has_more": True, "last_id": "m"})
 
-    async with listening(answer) as url:
+    async with http_provider(answer) as url:
         rows = registry.load(base_urls={"anthropic": url})
         route = resolve_model_listing(rows, Target(provider="anthropic"), keyed("anthropic")[0])
         with pytest.raises(DispatchError) as raised:
             await list_models(dispatcher, Call(**call_of(route)))
     assert (raised.value.reason, raised.value.provider) == (Reason.PROVIDER_PROTOCOL_ERROR, "anthropic")
     assert len(raised.value.attempts) == 2
-
-
-@contextlib.asynccontextmanager
-async def listening(answer: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
-    """A provider that answers everything with *answer*; yields its URL."""
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    yield f"http://{host}:{port}"
-    await runner.cleanup()
 
 
 class TokenEndpoint:
