@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from keyswitch_engine.errors import ProtocolError
+from keyswitch_engine.events import BlockEvent
 from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = [
     "MAX_ANSWER_BYTES",
     "MAX_USAGE_JSON",
+    "Collecting",
     "WholeBody",
     "bound",
     "decode",
@@ -154,6 +156,26 @@ def token_bytes(values: list[int] | None) -> bytes:
         return bytes(values or ())
     except (ValueError, OverflowError) as error:
         raise ProtocolError("the provider sent a token whose bytes are none") from error
+
+
+class Collecting:
+    """What a decoder of whole answers begins with: it collects the body, and is followed by what reads it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """Start before the first byte; *arguments* are those of what reads the body."""
+        super().__init__(*arguments)
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> list[BlockEvent]:
+        """Collect the next bytes; see `Decoder.feed`."""
+        self._body += data
+        bound(len(self._body))
+        return []
+
+    @property
+    def body(self) -> bytes:
+        """What was collected."""
+        return bytes(self._body)
 
 
 class WholeBody:

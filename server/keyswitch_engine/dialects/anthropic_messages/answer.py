@@ -14,7 +14,7 @@ from keyswitch_engine.dialects.anthropic_messages.wire import Usage as WireUsage
 from keyswitch_engine.dialects.base import Profile
 from keyswitch_engine.dialects.blocks import new_call_id
 from keyswitch_engine.dialects.errors import read_error
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, is_json, usage_json
+from keyswitch_engine.dialects.reading import Collecting, WholeBody, bound, decode, first_count, is_json, usage_json
 from keyswitch_engine.errors import ProtocolError, StreamTruncated
 from keyswitch_engine.events import (
     ArgumentsDelta,
@@ -331,20 +331,9 @@ class StreamDecoder(_Answering):
         return self._close()
 
 
-class WholeDecoder(_Answering):
+class WholeDecoder(Collecting, _Answering):
     """Decodes one message; see `Decoder`."""
 
-    def __init__(self, profile: Profile, dialect: str) -> None:
-        """Start before the first byte."""
-        super().__init__(profile, dialect)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> list[BlockEvent]:
-        """Collect the next bytes; see `Decoder.feed`."""
-        self._body += data
-        bound(len(self._body))
-        return []
-
     def end(self) -> tuple[list[BlockEvent], Ending]:
-        """Decode the message; see `Decoder.end`."""
-        return self._message(bytes(self._body))
+        """Decode the answer; see `Decoder.end`."""
+        return self._message(self.body)

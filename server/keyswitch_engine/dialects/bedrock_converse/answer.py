@@ -23,6 +23,7 @@ from keyswitch_engine.dialects.bedrock_converse.wire import (
 from keyswitch_engine.dialects.bedrock_converse.wire import Usage as WireUsage
 from keyswitch_engine.dialects.blocks import MAX_BLOCKS, new_call_id
 from keyswitch_engine.dialects.reading import (
+    Collecting,
     WholeBody,
     bound,
     decode,
@@ -363,20 +364,9 @@ class StreamDecoder(_Answering):
         return self._close()
 
 
-class WholeDecoder(_Answering):
+class WholeDecoder(Collecting, _Answering):
     """Decodes one answer; see `Decoder`."""
-
-    def __init__(self, profile: Profile) -> None:
-        """Start before the first byte."""
-        super().__init__(profile)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> list[BlockEvent]:
-        """Collect the next bytes; see `Decoder.feed`."""
-        self._body += data
-        bound(len(self._body))
-        return []
 
     def end(self) -> tuple[list[BlockEvent], Ending]:
         """Decode the answer; see `Decoder.end`."""
-        return self._answer(bytes(self._body))
+        return self._answer(self.body)

@@ -11,7 +11,15 @@ from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
 from keyswitch_engine.dialects.cohere_v2.wire import ANSWER, EVENT, Cited, Content, Event, ToolCall
 from keyswitch_engine.dialects.cohere_v2.wire import Usage as WireUsage
 from keyswitch_engine.dialects.errors import read_error
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, is_json, place_in_text, usage_json
+from keyswitch_engine.dialects.reading import (
+    Collecting,
+    WholeBody,
+    decode,
+    first_count,
+    is_json,
+    place_in_text,
+    usage_json,
+)
 from keyswitch_engine.error_rules import provider_error
 from keyswitch_engine.errors import ProviderError, StreamTruncated
 from keyswitch_engine.events import (
@@ -269,20 +277,9 @@ class StreamDecoder(_Answering):
         return self._close()
 
 
-class WholeDecoder(_Answering):
+class WholeDecoder(Collecting, _Answering):
     """Decodes one answer; see `Decoder`."""
-
-    def __init__(self, profile: Profile) -> None:
-        """Start before the first byte."""
-        super().__init__(profile)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> list[BlockEvent]:
-        """Collect the next bytes; see `Decoder.feed`."""
-        self._body += data
-        bound(len(self._body))
-        return []
 
     def end(self) -> tuple[list[BlockEvent], Ending]:
         """Decode the answer; see `Decoder.end`."""
-        return self._answer(bytes(self._body))
+        return self._answer(self.body)

@@ -22,7 +22,7 @@ from keyswitch_engine.dialects.openai_chat.chunks import (
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
 from keyswitch_engine.dialects.openai_chat.usage import read_usage
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode_base64, encode, is_json, token_bytes
+from keyswitch_engine.dialects.reading import Collecting, WholeBody, bound, decode_base64, encode, is_json, token_bytes
 from keyswitch_engine.error_rules import provider_error
 from keyswitch_engine.errors import ProtocolError, ProviderError, StreamTruncated
 from keyswitch_engine.events import (
@@ -401,20 +401,9 @@ class StreamDecoder(_Answering):
         return self._close()
 
 
-class WholeDecoder(_Answering):
+class WholeDecoder(Collecting, _Answering):
     """Decodes one completion; see `Decoder`. Whitespace before the object keeps connections alive and means nothing."""
 
-    def __init__(self, profile: Profile) -> None:
-        """Start before the first byte."""
-        super().__init__(profile)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> list[BlockEvent]:
-        """Collect the next bytes; see `Decoder.feed`."""
-        self._body += data
-        bound(len(self._body))
-        return []
-
     def end(self) -> tuple[list[BlockEvent], Ending]:
-        """Decode the completion; see `Decoder.end`."""
-        return self._completion(bytes(self._body))
+        """Decode the answer; see `Decoder.end`."""
+        return self._completion(self.body)

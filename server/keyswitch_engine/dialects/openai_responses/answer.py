@@ -12,7 +12,7 @@ from keyswitch_engine.dialects.openai_responses.flags import ResponsesFlags
 from keyswitch_engine.dialects.openai_responses.items import Items
 from keyswitch_engine.dialects.openai_responses.wire import EVENT, ITEM, RESPONSE, Event, Response
 from keyswitch_engine.dialects.openai_responses.wire import Usage as WireUsage
-from keyswitch_engine.dialects.reading import WholeBody, bound, decode, first_count, including, is_json, usage_json
+from keyswitch_engine.dialects.reading import Collecting, WholeBody, decode, first_count, including, is_json, usage_json
 from keyswitch_engine.errors import StreamTruncated
 from keyswitch_engine.events import BlockEvent, Ending, ReportedUsage, StopReason, Usage
 from keyswitch_engine.wire.sse import SSEDecoder
@@ -193,20 +193,9 @@ class StreamDecoder(_Answering):
         return self._close()
 
 
-class WholeDecoder(_Answering):
+class WholeDecoder(Collecting, _Answering):
     """Decodes one response; see `Decoder`."""
 
-    def __init__(self, profile: Profile) -> None:
-        """Start before the first byte."""
-        super().__init__(profile)
-        self._body = bytearray()
-
-    def feed(self, data: bytes) -> list[BlockEvent]:
-        """Collect the next bytes; see `Decoder.feed`."""
-        self._body += data
-        bound(len(self._body))
-        return []
-
     def end(self) -> tuple[list[BlockEvent], Ending]:
-        """Decode the response; see `Decoder.end`."""
-        return self._response(bytes(self._body))
+        """Decode the answer; see `Decoder.end`."""
+        return self._response(self.body)
