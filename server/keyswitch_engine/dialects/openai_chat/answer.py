@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from keyswitch_engine.dialects.base import Profile
-from keyswitch_engine.dialects.blocks import BlockBuilder, new_call_id
+from keyswitch_engine.dialects.blocks import BlockBuilder
 from keyswitch_engine.dialects.errors import read_error
 from keyswitch_engine.dialects.openai_chat.attachments import audio_type, read_citation, read_sources
 from keyswitch_engine.dialects.openai_chat.chunks import (
@@ -15,12 +15,12 @@ from keyswitch_engine.dialects.openai_chat.chunks import (
     Completion,
     ContentPart,
     Delta,
-    Function,
     ToolCall,
     WireTokenLogprob,
 )
 from keyswitch_engine.dialects.openai_chat.flags import ChatFlags
 from keyswitch_engine.dialects.openai_chat.reasoning import ReasoningDetails, ThinkTagSplitter
+from keyswitch_engine.dialects.openai_chat.tool_calls import ToolCalls
 from keyswitch_engine.dialects.openai_chat.usage import read_usage
 from keyswitch_engine.dialects.reading import Collecting, WholeBody, bound, decode_base64, encode, is_json, token_bytes
 from keyswitch_engine.error_rules import provider_error
@@ -90,11 +90,7 @@ class _Answering:
         self._profile = profile
         self._flags = cast("ChatFlags", profile.flags)
         self._blocks = BlockBuilder()
-        self._tools: dict[int | str, int] = {}
-        self._names: dict[int, str] = {}
-        self._told: set[int] = set()
-        self._alone = False  # whether every tool call that comes is one, and no fragment
-        self._last_tool = -1
+        self._tools = ToolCalls(self._blocks, self._close_stated)
         self._details = ReasoningDetails()
         self._think = ThinkTagSplitter() if self._flags.think_tags else None
         self._finish = ""
@@ -184,10 +180,10 @@ class _Answering:
             self._media(delta)
         if delta.tool_calls:
             for call in delta.tool_calls:
-                self._tool_call(call)
+                self._tools.add(call)
         legacy = delta.function_call
         if legacy is not None and (legacy.name or legacy.arguments):  # the form before tool calls, still in use
-            self._tool_call(ToolCall(0, None, legacy))
+            self._tools.add(ToolCall(0, None, legacy))
 
     def _text(self, text: str) -> None:
         """Add text, split from the reasoning inside it where the row says that the provider mixes them."""
@@ -240,34 +236,6 @@ class _Answering:
                 self._blocks.refusal(part.refusal)
             elif part.text:
                 self._text(part.text)
-
-    def _tool_call(self, call: ToolCall) -> None:
-        """Read a fragment of a tool call.
-
-        Fragments belong together by id, else by index, else to the call before. A fragment with a new id and a name, or
-        with another name once arguments came, begins a call of its own even under an index that is in use: some
-        providers number every call 0, and some of those give none an id.
-        """
-        function = call.function or Function()
-        name, arguments = function.name, function.arguments
-        if call.custom is not None and (call.custom.name or call.custom.input):
-            name, arguments = call.custom.name, call.custom.input
-        index = self._tools.get(call.id, -1) if call.id else -1
-        if index < 0 and not (call.id and name):  # a new id with a name is a new call, whatever its number
-            index = self._tools.get(call.index, -1) if call.index is not None else (-1 if name else self._last_tool)
-        if index < 0 or self._alone or (name and index in self._told and name != self._names[index]):
-            self._close_stated()
-            call_id = call.id if call.id and call.id not in self._tools else new_call_id()
-            index = self._blocks.tool_call(call_id, name or "")
-            self._tools[call_id] = index
-            self._names[index] = name or ""
-            if call.index is not None:
-                self._tools[call.index] = index
-        self._last_tool = index
-        if arguments:
-            self._told.add(index)
-            text = arguments if isinstance(arguments, str) else encode(arguments).decode()
-            self._blocks.arguments(index, text)
 
     def _cite(self, citations: list[Citation]) -> None:
         """Add sources to the text."""
@@ -330,7 +298,7 @@ class _Answering:
         self._note(answer)
         if not answer.choices:  # an error in a form without `error`
             raise read_error(body, 200, self._profile.error_rules)
-        self._alone = True
+        self._tools.whole = True
         for choice in answer.choices:
             self._choice(choice, choice.message or choice.delta)
         return self._close()
