@@ -29,7 +29,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "CountTokensRequest": ("fallbacks", "tenant"),
     "ListProviderModelsRequest": ("tenant",),
     "ValidateCredentialRequest": ("tenant",),
-    "Target": ("custom_endpoint", "routing"),
+    "Target": ("custom_endpoint",),
     "Credential": ("stored", "platform"),
     "Limits": ("max_attempts", "hedge_after"),
 }

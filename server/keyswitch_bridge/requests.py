@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -37,6 +37,7 @@ GenerateMessage: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
 
 _NO_SAMPLING = Sampling()
 REGION = re.compile(r"[a-z0-9-]{1,64}")
+_HOST = re.compile(r"[\x21-\x7e]{1,128}")
 _MAX_COALESCE, _MAX_TOP_LOGPROBS = 1.0, 20
 
 
@@ -206,4 +207,38 @@ def read_target(target: target_pb2.Target, found: Violations) -> Target:
         credential_label=found.name(target.credential_label, "target.credential_label", 64),
         options_json=found.json_object(target.options_json, "target.options_json"),
         compatibility=compatibility,
+        routing=_read_routing(target.routing, found) if target.HasField("routing") else {},
     )
+
+
+_SORTS = ("price", "throughput", "latency")
+_DATA_COLLECTION: dict[int, str] = {target_pb2.DATA_COLLECTION_ALLOW: "allow", target_pb2.DATA_COLLECTION_DENY: "deny"}
+_MAX_HOSTS, _MAX_PREFERENCE = 64, 1e9
+
+
+def _read_routing(routing: target_pb2.RoutingPreferences, found: Violations) -> dict[str, Any]:
+    """Read what a router is wished to do: what was given, by its name, in the contract's order."""
+    wishes: dict[str, Any] = {}
+    for field, value in routing.ListFields():
+        path = f"target.routing.{field.name}"
+        match field.name:
+            case "order" | "only" | "ignore" | "quantizations":
+                if len(value) > _MAX_HOSTS:
+                    found.add(path, f"at most {_MAX_HOSTS}")
+                wishes[field.name] = [
+                    found.pattern(name, _HOST, f"{path}[{number}]") for number, name in enumerate(value)
+                ]
+            case "sort":
+                wishes[field.name] = found.one_of(value, _SORTS, path)
+            case "data_collection":
+                wishes[field.name] = found.enum(value, _DATA_COLLECTION, path)
+            case "max_price":
+                wishes[field.name] = {
+                    price.name: found.number(amount, f"{path}.{price.name}", 0, _MAX_PREFERENCE)
+                    for price, amount in value.ListFields()
+                }
+            case "preferred_min_throughput" | "preferred_max_latency":
+                wishes[field.name] = found.number(value, path, 0, _MAX_PREFERENCE)
+            case _:
+                wishes[field.name] = value
+    return wishes

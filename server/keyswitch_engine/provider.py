@@ -101,6 +101,8 @@ class SurfaceTable(_Row, frozen=True):
     headers: dict[str, str] = {}
     key_header: str = ""
     """Header that takes the place of `Authorization` here."""
+    routing_preferences: Literal["", "openrouter", "vercel"] = ""
+    """Form in which wishes about the hosts behind a router are sent; empty where there are none."""
     compatibility: dict[str, Any] = {}
 
 
@@ -168,6 +170,8 @@ class Surface(msgspec.Struct, Generic[D], frozen=True):
     needs: tuple[str, ...] = ()
     key_header: str = ""
     """Header that takes the place of `Authorization`; empty if none does."""
+    routing_preferences: str = ""
+    """Form in which wishes about the hosts behind a router are sent; empty where there are none."""
 
     @property
     def origin_host(self) -> str:
@@ -397,7 +401,15 @@ def _surface(file: ProviderFile, key: str, table: SurfaceTable, known: Mapping[s
         raise schema_error(error, f"{key}.compatibility") from error
     base_url = (table.base_url or file.base_url).rstrip("/")
     profile = Profile(file.id, table.path, flags, table.stream_path, file.errors)
-    return Surface(dialect, profile, base_url, file.headers | table.headers, table.needs, table.key_header)
+    return Surface(
+        dialect,
+        profile,
+        base_url,
+        file.headers | table.headers,
+        needs=table.needs,
+        key_header=table.key_header,
+        routing_preferences=table.routing_preferences,
+    )
 
 
 def _offer(file: ProviderFile, key: str, known: Mapping[str, D]) -> Surface[D] | None:

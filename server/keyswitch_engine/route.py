@@ -9,6 +9,7 @@ import msgspec
 from keyswitch_engine.credential import Credential, NoCredential
 from keyswitch_engine.events import Billing, CredentialSource
 from keyswitch_engine.provider import D, Provider, Surface
+from keyswitch_engine.routing_preferences import Wishes
 
 __all__ = ["ExcludedCandidate", "Route", "Target"]
 
@@ -24,6 +25,8 @@ class Target(msgspec.Struct, frozen=True):
     options_json: str = ""
     compatibility: dict[str, str | bool] = {}
     """Flags that override the row's, by name."""
+    routing: Wishes = {}
+    """How a router should choose among the hosts of a model."""
 
 
 class ExcludedCandidate(msgspec.Struct, frozen=True):

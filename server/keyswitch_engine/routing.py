@@ -23,6 +23,7 @@ from keyswitch_engine.model_listing import ModelListing
 from keyswitch_engine.provider import D, Provider, Surface
 from keyswitch_engine.registry import Registry, folded
 from keyswitch_engine.route import ExcludedCandidate, Route, Target
+from keyswitch_engine.routing_preferences import with_wishes
 
 __all__ = ["find_provider", "resolve", "resolve_embeddings", "resolve_model_listing", "resolve_token_counting"]
 
@@ -80,7 +81,7 @@ def resolve_model_listing(
 
 def _refuse_generation_choices(target: Target, *more: str) -> None:
     """Refuse what only a generation can choose."""
-    for field in ("dialect", "compatibility", *more):
+    for field in ("dialect", "compatibility", "routing", *more):
         if getattr(target, field):
             raise InvalidRequest([Violation(f"target.{field}", "only a generation has a choice of these")])
 
@@ -117,12 +118,15 @@ def _resolve(
     none = isinstance(credential.credential, NoCredential)
     reasons.append("no credential is needed" if none else "the caller's credential is used, and the caller pays")
     values = parameters(provider, credential.credential, target.region)
+    surface = at_address(provider, choose(provider, values), values)
+    if target.routing:
+        reasons.append(f"the routing preferences are passed on to {provider.id} as they are")
     return Route(
         provider=provider,
-        surface=at_address(provider, choose(provider, values), values),
+        surface=surface,
         requested_model=target.model,
         model=native,
-        options_json=target.options_json,
+        options_json=_options(provider, surface, target),
         credential=credential.credential,
         credential_label=credential.label,
         credential_source=CredentialSource.NONE if none else CredentialSource.CALLER,
@@ -337,6 +341,17 @@ def _check_billed(provider: Provider, credential: Credential) -> None:
         ):
             if getattr(credential, name) and not header and name not in provider.parameters:
                 raise InvalidRequest([Violation("credentials", f"{provider.id} takes no {name}")])
+
+
+def _options(provider: Provider, surface: Surface[D], target: Target) -> str:
+    """Return what is merged into the body last: the caller's options, and what it wishes of a router."""
+    if not target.routing:
+        return target.options_json
+    if not surface.routing_preferences:
+        raise Unavailable(
+            Reason.UNSUPPORTED_FEATURE, f"{provider.name} is no router that takes preferences", field="target.routing"
+        )
+    return with_wishes(target.options_json, surface.routing_preferences, target.routing)
 
 
 def _surface(provider: Provider, target: Target, values: Mapping[str, str]) -> Surface[Dialect]:

@@ -213,7 +213,7 @@ def test_no_field_that_is_set_is_ignored(path: str) -> None:
         assert repr(after) != repr(before) or path in allowed_equal | MEANINGLESS, path
 
 
-MEANINGLESS = {"sampling", "limits", "target", "target.compatibility", "reasoning", "limits.connect_timeout",
+MEANINGLESS = {"sampling", "limits", "target", "target.compatibility", "target.routing", "reasoning", "limits.connect_timeout",
                "limits.first_token_timeout", "limits.idle_timeout", "limits.total_timeout",
                "limits.coalesce_window"}  # fmt: skip
 """Messages and durations that are present but empty, which means the same as absent."""
@@ -238,7 +238,6 @@ def test_the_table_of_what_is_not_built_names_real_fields(name: str, field: str)
         ({"tenant": "t"}, "tenant"),
         ({"fallbacks": [{}]}, "fallbacks"),
         ({"target": {"customEndpoint": {}}}, "target.custom_endpoint"),
-        ({"target": {"routing": {}}}, "target.routing"),
         ({"limits": {"maxAttempts": 2}}, "limits.max_attempts"),
         ({"limits": {"hedgeAfter": "1s"}}, "limits.hedge_after"),
         ({"credentials": [{"provider": "a", "credential": {"platform": {}}}]}, "credentials[0].credential.platform"),
@@ -280,3 +279,33 @@ def test_json_nested_beyond_sense_is_invalid(text: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         read_generate(message(credentials=[account]))
     assert raised.value.field == "credentials[0].credential.google.service_account.json"
+
+
+def test_routing_preferences_are_read_as_they_were_given() -> None:
+    """Each by its name and in the contract's order, and nothing that was not given."""
+    given = {
+        "only": ["a"], "order": ["b", "a"], "allowFallbacks": False, "dataCollection": "DATA_COLLECTION_DENY",
+        "sort": "price", "maxPrice": {"completion": 2.5}, "preferredMaxLatency": 0,
+    }  # fmt: skip
+    call = read_generate(message(target={"provider": "sandbox", "routing": given}))
+    assert list(call.target.routing.items()) == [
+        ("order", ["b", "a"]), ("only", ["a"]), ("allow_fallbacks", False), ("data_collection", "deny"),
+        ("sort", "price"), ("max_price", {"completion": 2.5}), ("preferred_max_latency", 0.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("routing", "path"),
+    [
+        ({"order": ["a b"]}, "target.routing.order[0]"),
+        ({"only": ["x"] * 65}, "target.routing.only"),
+        ({"sort": "luck"}, "target.routing.sort"),
+        ({"maxPrice": {"prompt": -1}}, "target.routing.max_price.prompt"),
+        ({"preferredMinThroughput": -1}, "target.routing.preferred_min_throughput"),
+    ],
+)
+def test_a_preference_that_makes_no_sense_names_its_field(routing: dict[str, Any], path: str) -> None:
+    """What no router could mean is the request's fault."""
+    with pytest.raises(InvalidRequest) as raised:
+        read_generate(message(target={"provider": "sandbox", "routing": routing}))
+    assert raised.value.field == path

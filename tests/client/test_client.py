@@ -27,6 +27,7 @@ from keyswitch_client import (
     ToolCallStart,
     TruncatedError,
     UnavailableError,
+    UnsupportedError,
 )
 from keyswitch_client.errors import BY_REASON, from_status
 from keyswitch_client.requests import (
@@ -507,6 +508,16 @@ async def test_embeddings_counts_and_models_through_the_client(server: ServerPro
                 client.count_tokens(model="sandbox/echo", credentials=keys, messages="hi")
 
     await asyncio.to_thread(synchronous)
+
+
+async def test_routing_preferences_are_for_routers(client: AsyncClient) -> None:
+    """The client passes them on; a provider that is no router refuses them."""
+    wishes = target_pb2.RoutingPreferences(only=["a"])
+    with pytest.raises(UnsupportedError) as raised:
+        await client.generate(model="sandbox/echo", credentials={"sandbox": "k"}, messages="x", routing=wishes)
+    assert raised.value.reason == "UNSUPPORTED_FEATURE"
+    explained = await client.explain(model="openrouter/auto", credentials={"openrouter": "k"}, routing=wishes)
+    assert any("routing preferences" in reason for reason in explained.routes[0].reasons)
 
 
 @pytest.mark.parametrize(("model", "verdict"), [("", 1), ("sandbox/echo", 1), ("sandbox/bad-key", 2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from keyswitch.v1 import conversation_pb2, dispatch_service_pb2
+from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, target_pb2
 
 from keyswitch_client.requests import Credentials, Messages
 
@@ -29,6 +29,7 @@ class Arguments(TypedDict, total=False):
     max_output_tokens: int
     stop_sequences: Sequence[str]
     reasoning_effort: str
+    routing: target_pb2.RoutingPreferences
     options: Mapping[str, Any] | str
     coalesce_window: float
     request: dispatch_service_pb2.GenerateRequest

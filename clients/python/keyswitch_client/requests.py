@@ -108,6 +108,8 @@ class GenerateArguments:
     stop_sequences: Sequence[str] = ()
     reasoning_effort: str = ""
     """`none`, `minimal`, `low`, `medium`, `high` or `max`; the provider's default if empty."""
+    routing: target_pb2.RoutingPreferences | None = None
+    """How a router should choose among the hosts of a model; sent as it is."""
     options: Mapping[str, Any] | str = ""
     """Anything that the contract does not name, merged into the provider's request."""
     coalesce_window: float = 0.0
@@ -128,6 +130,8 @@ def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
         request.target.dialect = arguments.dialect
     if arguments.region:
         request.target.region = arguments.region
+    if arguments.routing is not None:
+        request.target.routing.CopyFrom(arguments.routing)
     if arguments.options:
         options = arguments.options
         request.target.options_json = options if isinstance(options, str) else json.dumps(options)

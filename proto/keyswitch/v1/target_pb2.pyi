@@ -368,7 +368,7 @@ class Compatibility(_message.Message):
     parallel_tool_calls: _builtins.bool
     """Whether parallel tool calls can be switched on and off."""
     terminal: _builtins.str
-    """What ends a stream: `done` (only the marker), `finish` (only a finish reason) or `any` (either)."""
+    """What completes a stream: `done` (the marker), or `finish` (a finish reason too, where there is no marker)."""
     def __init__(
         self,
         *,
