@@ -27,6 +27,7 @@ from keyswitch_engine import registry
 from keyswitch_engine.dialects import DIALECTS
 from keyswitch_engine.dialects.base import Profile
 from keyswitch_engine.errors import DispatchError
+from keyswitch_engine.routing_preferences import with_wishes
 from readers import READERS, Unreadable
 from spelling import normal
 
@@ -86,8 +87,11 @@ def compare(rows: registry.Registry, entry: Json, recorded: Json, tally: Tally) 
         tally.unreadable += 1
         tally.refusals[f"not readable: {error}"] += 1
         return
+    wishes = left.pop("provider") if provider == "openrouter" and isinstance(left.get("provider"), dict) else None
     options = {name: value for name, value in left.items() if value is not None and value not in ([], {})}
     target = {"provider": "sandbox", "model": "m"} | ({"optionsJson": json.dumps(options)} if options else {})
+    if wishes is not None:
+        target["routing"] = wishes
     profile = profile_of(rows, provider, dialect)
     try:
         message = json_format.ParseDict({"target": target, **fields}, pb.GenerateRequest())
@@ -96,7 +100,9 @@ def compare(rows: registry.Registry, entry: Json, recorded: Json, tally: Tally) 
             call.generation,
             recorded.get("model") or entry.get("model") or "m",
             profile,
-            call.target.options_json,
+            with_wishes(call.target.options_json, "openrouter", call.target.routing)
+            if wishes is not None
+            else call.target.options_json,
             stream=streams,
         )
     except (DispatchError, json_format.ParseError) as error:
