@@ -191,6 +191,67 @@ async def test_lists_are_made_for_pipes(server: ServerProcess) -> None:
     assert {"provider    sandbox", "credential  caller", "billing     BYOK"} <= set(out.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "decision"),
+    [
+        (("--api-key", "openrouter=k"),
+         ("openrouter", "openrouter/auto", "openai-chat", "openrouter.ai", "caller", "BYOK")),
+        (("-m", "anthropic/claude-sonnet-4.5", "--api-key", "openrouter=k"),
+         ("openrouter", "anthropic/claude-sonnet-4.5", "openai-chat", "openrouter.ai", "caller", "BYOK")),
+        (("-m", "anthropic/claude-sonnet-4.5", "--api-key", "openrouter=k", "--api-key", "anthropic=j"),
+         ("anthropic", "claude-sonnet-4.5", "anthropic-messages", "api.anthropic.com", "caller", "BYOK")),
+        (("--api-key", "minimax=k"), ("minimax", "MiniMax-M3", "anthropic-messages", "api.minimax.io", "caller", "BYOK")),
+        (("-p", "ollama", "-m", "llama3"), ("ollama", "llama3", "openai-chat", "localhost:11434", "none", "BYOK")),
+    ],
+)  # fmt: skip
+async def test_a_route_is_decided_offline(arguments: tuple[str, ...], decision: tuple[str, ...]) -> None:
+    """Without any server the decision is the one that a server would make, in a stable shape."""
+    code, out, _ = await run("explain", "--offline", "--json", *arguments)
+    names = ("provider", "model", "dialect", "host", "credential", "billing")
+    assert (code, json.loads(out)) == (0, dict(zip(names, decision, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code", "reason"),
+    [
+        (("-p", "nobody"), 67, "INVALID_ARGUMENT", "UNKNOWN_PROVIDER"),
+        (("-p", "nobody", "-m", "openai/gpt-4o", "--api-key", "openai=k"), 67, "INVALID_ARGUMENT", "UNKNOWN_PROVIDER"),
+        (("-m", "openai/gpt-4o"), 4, "FAILED_PRECONDITION", "MISSING_CREDENTIAL"),
+        ((), 67, "INVALID_ARGUMENT", "PROVIDER_REQUIRED"),
+    ],
+)
+async def test_what_goes_nowhere_is_told_offline(
+    arguments: tuple[str, ...], status: int, code: str, reason: str
+) -> None:
+    """Status, code and reason are those of the call, as JSON on standard output or as a line on standard error."""
+    returned, out, _ = await run("explain", "--offline", "--json", *arguments)
+    error = json.loads(out)["error"]
+    assert (returned, error["code"], error["reason"]) == (status, code, reason)
+    returned, out, err = await run("explain", "--offline", *arguments)
+    assert (returned, out, err) == (status, "", f"error: {reason}: {error['message']}\n")
+
+
+async def test_the_operators_settings_apply_offline(tmp_path: pathlib.Path) -> None:
+    """--config brings the operator's own providers, and belongs to --offline."""
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "own.toml").write_text(
+        'schema = 1\nid = "own"\nname = "Own"\nbase_url = "https://own.example.com:8443/v1"\ndefault_model = "big"\n'
+        '[[dialects]]\nname = "openai-chat"\npath = "/chat/completions"\n'
+    )
+    config = tmp_path / "keyswitch.toml"
+    config.write_text(f'providers = ["{tmp_path / "rows"}"]\n')
+    arguments = ("explain", "--json", "--api-key", "own=k", "--config", str(config))
+    code, out, _ = await run(*arguments, "--offline")
+    assert (code, json.loads(out)["host"], json.loads(out)["model"]) == (0, "own.example.com:8443", "big")
+    code, _, err = await run(*arguments)
+    assert code == 2
+    assert "--offline" in err
+    config.write_text("no_such_setting = 1\n")
+    code, _, err = await run(*arguments, "--offline")
+    assert code == 2
+    assert "no_such_setting" in err
+
+
 async def test_ctrl_c_in_the_middle_of_a_stream(server: ServerProcess) -> None:
     """Ctrl-C ends the command at once with 130, after the text that came while more was still to come."""
     process = await asyncio.create_subprocess_exec(

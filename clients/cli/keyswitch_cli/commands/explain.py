@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 import click
 from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client import Client
 from keyswitch_client.enums import value_name
+from keyswitch_client.requests import GenerateArguments, build
 
+from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
+from keyswitch_cli.offline import Refused, decide
 from keyswitch_cli.options import read_credentials, selection_options
+from keyswitch_cli.output import on_terminal
 
 __all__ = ["command"]
 
 
 @click.command("explain", cls=PrintingCommand)
 @selection_options
+@click.option("--offline", is_flag=True, help="Decides in this process; no server is asked.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="With --offline: the server's TOML file of settings.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(  # noqa: PLR0917 - click passes them by name
     server: str,
@@ -27,32 +40,66 @@ def command(  # noqa: PLR0917 - click passes them by name
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
     *,
+    offline: bool,
+    config: pathlib.Path | None,
     as_json: bool,
-) -> None:
-    """Say where a request would go, on whose key and bill, and why; nothing is sent to any provider."""
+) -> int:
+    """Say where a request would go, on whose key and bill, and why; nothing is sent to any provider.
+
+    With --offline --json, prints provider, model, dialect, host, credential and billing, or an error with code, reason
+    and message.
+    """
+    if config is not None and not offline:
+        raise click.UsageError("--config belongs to --offline")
     keys = read_credentials(api_keys, credential_fields)
+    if offline:
+        arguments = GenerateArguments(provider=provider, model=model, dialect=dialect, region=region, credentials=keys)
+        return _offline(build(dispatch_service_pb2.ExplainRouteRequest, arguments), config, as_json=as_json)
     with rpc_failures(), Client(server) as client:
         response = client.explain(provider=provider, model=model, dialect=dialect, region=region, credentials=keys)
     if as_json:
         click.echo(json_format.MessageToJson(response, indent=None))
-        return
+        return 0
     for route in response.routes:
         _show(route)
+    return 0
 
 
-def _show(route: dispatch_service_pb2.Route) -> None:
-    """Print a route for people."""
-    source = value_name(usage_pb2.CredentialSource, route.credential_source, "CREDENTIAL_SOURCE_").lower()
-    rows = {
+def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.Path | None, *, as_json: bool) -> int:
+    """Decide in this process and print the decision; return the exit status."""
+    try:
+        route = decide(request, config)
+    except Refused as refused:
+        if as_json:
+            error = {"code": refused.code, "reason": refused.reason, "message": refused.message}
+            click.echo(json.dumps({"error": error}, ensure_ascii=False))
+        else:
+            click.echo(f"error: {refused.reason}: {on_terminal(refused.message, err=True)}", err=True)
+        return exit_codes.of_rpc(refused.number, refused.reason)
+    if as_json:
+        click.echo(json.dumps(_decision(route), ensure_ascii=False))
+    else:
+        _show(route)
+    return 0
+
+
+def _decision(route: dispatch_service_pb2.Route) -> dict[str, str]:
+    """Return a decision as scripts read it; the shape is stable."""
+    return {
         "provider": route.provider,
         "model": route.resolved_model,
         "dialect": route.dialect,
         "host": route.origin_host,
-        "credential": source + (f" ({route.credential_label})" if route.credential_label else ""),
+        "credential": value_name(usage_pb2.CredentialSource, route.credential_source, "CREDENTIAL_SOURCE_").lower(),
         "billing": value_name(usage_pb2.Billing, route.billing, "BILLING_"),
     }
-    for name, value in rows.items():
-        click.echo(f"{name:11} {value}")
+
+
+def _show(route: dispatch_service_pb2.Route) -> None:
+    """Print a route for people."""
+    for name, value in _decision(route).items():
+        label = f" ({route.credential_label})" if name == "credential" and route.credential_label else ""
+        click.echo(f"{name:11} {value}{label}")
     for reason in route.reasons:
         click.echo(f"because     {reason}")
     for excluded in route.excluded:

@@ -1,0 +1,56 @@
+"""Routing decided in this process, by the very function that a server asks."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+from keyswitch.v1 import dispatch_service_pb2 as pb
+
+__all__ = ["Refused", "decide"]
+
+
+class Refused(Exception):
+    """The request goes nowhere."""
+
+    def __init__(self, code: str, number: int, reason: str, message: str) -> None:
+        """Say so by the name and the number of the status that a server would send, its reason and its message."""
+        super().__init__(message)
+        self.code = code
+        self.number = number
+        self.reason = reason
+        self.message = message
+
+
+def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> pb.Route:
+    """Return where a request would go on a server with the settings of *config*; nothing is sent to anyone.
+
+    Raises:
+        Refused: it goes nowhere.
+        click.ClickException: the settings or a provider file are invalid, or the server is not installed.
+    """
+    try:
+        from keyswitch_bridge.requests import read_explain  # noqa: PLC0415 - none of this is needed for help
+        from keyswitch_bridge.routes import route_message  # noqa: PLC0415
+        from keyswitch_bridge.status import CODES  # noqa: PLC0415
+        from keyswitch_engine import registry  # noqa: PLC0415
+        from keyswitch_engine.errors import DispatchError  # noqa: PLC0415
+        from keyswitch_engine.routing import resolve  # noqa: PLC0415
+        from keyswitch_server import settings  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"deciding offline needs the server's parts ({error.name}): pip install 'keyswitch[server]'"
+        ) from None
+    try:
+        loaded = settings.load(config)
+    except settings.InvalidSettingsError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        rows = registry.load(loaded.providers, loaded.base_urls())
+        call = read_explain(request)
+        return route_message(resolve(rows, call.target, call.credentials))
+    except registry.RegistryError as error:
+        raise click.ClickException(str(error)) from None
+    except DispatchError as error:
+        code = CODES[error.reason]
+        raise Refused(code.name, code.value[0], error.reason.value, error.message) from None
