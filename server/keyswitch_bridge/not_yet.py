@@ -24,7 +24,7 @@ RPCS = frozenset(
 FIELDS: dict[str, tuple[str, ...]] = {
     "GenerateRequest": ("fallbacks", "tenant"),
     "StreamGenerateRequest": ("fallbacks", "tenant"),
-    "ExplainRouteRequest": ("fallbacks", "tenant", "include_body"),
+    "ExplainRouteRequest": ("fallbacks", "tenant"),
     "EmbedRequest": ("fallbacks", "tenant"),
     "CountTokensRequest": ("fallbacks", "tenant"),
     "ListProviderModelsRequest": ("tenant",),

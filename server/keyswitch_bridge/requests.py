@@ -66,6 +66,8 @@ class ExplainCall(msgspec.Struct, frozen=True):
 
     target: Target
     credentials: tuple[ProviderCredential, ...]
+    generation: Generation
+    include_body: bool
 
 
 def read_generate(message: GenerateMessage) -> GenerateCall:
@@ -101,10 +103,15 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
     refuse_unknown(message)
     refuse_fields(message, "")
     found = Violations()
-    _generation(message, found)
+    generation = _generation(message, found)
     if message.HasField("limits"):
         read_limits(message.limits, found, streamed=True)
-    call = ExplainCall(read_target(message.target, found), read_credentials(message.credentials, found))
+    call = ExplainCall(
+        read_target(message.target, found),
+        read_credentials(message.credentials, found),
+        generation,
+        message.include_body,
+    )
     found.check()
     return call
 

@@ -5,12 +5,30 @@ from __future__ import annotations
 import msgspec
 from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
 from keyswitch_engine.dialects.base import Dialect
+from keyswitch_engine.dispatch import write_request
+from keyswitch_engine.outline import outline
 from keyswitch_engine.provider import Provider
+from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
+from keyswitch_engine.routing import resolve
 
 from keyswitch_bridge.receipts import BILLINGS, SOURCES
+from keyswitch_bridge.requests import ExplainCall
 
-__all__ = ["provider_message", "route_message"]
+__all__ = ["explain_message", "provider_message", "route_message"]
+
+
+def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_pb2.ExplainRouteResponse:
+    """Decide a route and turn the decision into its message, with the outline of the streamed request if asked.
+
+    Raises:
+        RequestError: the request goes nowhere, or its body cannot be written.
+    """
+    route = resolve(registry, call.target, call.credentials)
+    message = route_message(route)
+    if call.include_body:
+        message.body_json = outline(write_request(route, call.generation, stream=True).body)
+    return dispatch_service_pb2.ExplainRouteResponse(routes=[message])
 
 
 def route_message(route: Route[Dialect]) -> dispatch_service_pb2.Route:

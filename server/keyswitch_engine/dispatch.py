@@ -17,7 +17,7 @@ from keyswitch_engine.auth import Authenticator
 from keyswitch_engine.content import answer_mode
 from keyswitch_engine.cost import Prices
 from keyswitch_engine.deadline import TimeLimits, Watch
-from keyswitch_engine.dialects.base import Decoder, UpstreamRequest
+from keyswitch_engine.dialects.base import Decoder, Dialect, UpstreamRequest
 from keyswitch_engine.dialects.reading import bound
 from keyswitch_engine.egress import Answer, Egress, Timing
 from keyswitch_engine.errors import (
@@ -29,9 +29,11 @@ from keyswitch_engine.errors import (
     StreamTruncated,
 )
 from keyswitch_engine.events import Attempt, Event
+from keyswitch_engine.generation import Generation
 from keyswitch_engine.provider import D
+from keyswitch_engine.route import Route
 
-__all__ = ["MAX_ERROR_BYTES", "Call", "Dispatcher", "GenerationCall", "Sink", "TimeLimits"]
+__all__ = ["MAX_ERROR_BYTES", "Call", "Dispatcher", "GenerationCall", "Sink", "TimeLimits", "write_request"]
 
 R = TypeVar("R")
 
@@ -61,7 +63,7 @@ class Dispatcher:
         Raises:
             DispatchError: the call failed; what was decoded before went to the sink.
         """
-        request = _request(call, stream=True)
+        request = write_request(call.route, call.generation, stream=True)
         attempt = RunningAttempt(call, self._prices)
         try:
             with attempt.watch() as watch:
@@ -76,7 +78,7 @@ class Dispatcher:
         Raises:
             DispatchError: the call failed.
         """
-        request = _request(call, stream=False)
+        request = write_request(call.route, call.generation, stream=False)
         attempt = RunningAttempt(call, self._prices)
         events: list[Event] = []
         try:
@@ -160,19 +162,21 @@ async def _refusal(call: Call[D], answer: Answer) -> DispatchError:
     return surface.dialect.error(surface.profile, answer.status, answer.headers, bytes(body[:MAX_ERROR_BYTES]))
 
 
-def _request(call: GenerationCall, *, stream: bool) -> UpstreamRequest:
-    """Write the request, before anything is sent."""
-    route = call.route
+def write_request(route: Route[Dialect], generation: Generation, *, stream: bool) -> UpstreamRequest:
+    """Write the request of a generation, before anything is sent.
+
+    Raises:
+        RequestError: the provider cannot be told of a part of it in this dialect, or options contradict the rest.
+    """
+    surface = route.surface
     try:
-        return route.surface.dialect.request(
-            call.generation, route.model, route.surface.profile, route.options_json, stream=stream
-        )
+        return surface.dialect.request(generation, route.model, surface.profile, route.options_json, stream=stream)
     except InvalidRequest:
         raise
     except RequestError as error:
         error.provider, error.model = route.provider.id, route.model
-        spoken = route.surface.dialect.name
-        others = sorted({surface.dialect.name for surface in route.provider.dialects} - {spoken})
+        spoken = surface.dialect.name
+        others = sorted({other.dialect.name for other in route.provider.dialects} - {spoken})
         if error.reason is Reason.UNSUPPORTED_FEATURE and others:
             error.message += f" (dialect {spoken}; {route.provider.id} also speaks {', '.join(others)})"
         raise

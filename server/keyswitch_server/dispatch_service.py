@@ -22,7 +22,7 @@ from keyswitch_bridge.operations import (
 )
 from keyswitch_bridge.requests import GenerateMessage, RequestedLimits, read_explain, read_generate
 from keyswitch_bridge.responses import batches
-from keyswitch_bridge.routes import route_message
+from keyswitch_bridge.routes import explain_message
 from keyswitch_bridge.status import CODES
 from keyswitch_engine.credential_check import check_credential
 from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
@@ -100,8 +100,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Context) -> pb.ExplainRouteResponse:
         """Say where a request would go."""
-        call = read_explain(request)
-        return pb.ExplainRouteResponse(routes=[route_message(resolve(self._registry, call.target, call.credentials))])
+        return explain_message(self._registry, read_explain(request))
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Turn texts into vectors."""

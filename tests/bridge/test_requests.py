@@ -251,13 +251,9 @@ def test_what_is_not_built_yet_is_refused_by_its_path(fields: dict[str, Any], pa
 
 
 def test_explaining_needs_no_conversation() -> None:
-    """A route can be explained from target and keys alone; the body cannot be asked for yet."""
+    """A route can be explained from target and keys alone."""
     request = json_format.ParseDict({"target": VALID["target"]}, pb.ExplainRouteRequest())
     assert read_explain(request).target.provider == "sandbox"
-    request.include_body = True
-    with pytest.raises(DispatchError) as raised:
-        read_explain(request)
-    assert (raised.value.reason, raised.value.field) == (Reason.NOT_YET_AVAILABLE, "include_body")
 
 
 def test_a_window_to_gather_in_belongs_to_streams() -> None:

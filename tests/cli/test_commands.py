@@ -231,6 +231,19 @@ async def test_what_goes_nowhere_is_told_offline(
     assert (returned, out, err) == (status, "", f"error: {reason}: {error['message']}\n")
 
 
+@pytest.mark.parametrize("place", [(), ("--offline",)])
+async def test_the_request_that_would_be_sent_is_shown(server: ServerProcess, place: tuple[str, ...]) -> None:
+    """--body shows it, by the server and offline."""
+    arguments = ("explain", "-m", "anthropic/claude-sonnet-4.5", "--api-key", "anthropic=k", "--body", *place)
+    body = {"model": "claude-sonnet-4.5", "max_tokens": 8192, "messages": [], "stream": True}
+    code, out, _ = await run(*arguments, server=server)
+    line = next(line for line in out.splitlines() if line.startswith("body"))
+    assert (code, json.loads(line.removeprefix("body"))) == (0, body)
+    code, out, _ = await run(*arguments, "--json", server=server)
+    shown = json.loads(out)
+    assert (code, shown["body"] if place else json.loads(shown["routes"][0]["bodyJson"])) == (0, body)
+
+
 async def test_the_operators_settings_apply_offline(tmp_path: pathlib.Path) -> None:
     """--config brings the operator's own providers, and belongs to --offline."""
     (tmp_path / "rows").mkdir()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -29,6 +30,7 @@ from keyswitch_client import (
     UnavailableError,
     UnsupportedError,
 )
+from keyswitch_client.arguments import Arguments
 from keyswitch_client.errors import BY_REASON, from_status
 from keyswitch_client.requests import (
     Credentials,
@@ -518,6 +520,18 @@ async def test_routing_preferences_are_for_routers(client: AsyncClient) -> None:
     assert raised.value.reason == "UNSUPPORTED_FEATURE"
     explained = await client.explain(model="openrouter/auto", credentials={"openrouter": "k"}, routing=wishes)
     assert any("routing preferences" in reason for reason in explained.routes[0].reasons)
+
+
+async def test_what_would_be_sent_is_explained_without_what_was_said(
+    client: AsyncClient, server: ServerProcess
+) -> None:
+    """Both clients ask for the body; without asking there is none."""
+    arguments: Arguments = {"model": "sandbox/echo", "credentials": {"sandbox": "k"}, "messages": "a secret"}
+    body = (await client.explain(include_body=True, **arguments)).routes[0].body_json
+    assert json.loads(body)["messages"] == [{"role": "user", "content": "…"}]
+    assert not (await client.explain(**arguments)).routes[0].body_json
+    with Client(server.address) as own:
+        assert (await asyncio.to_thread(own.explain, include_body=True, **arguments)).routes[0].body_json == body
 
 
 @pytest.mark.parametrize(("model", "verdict"), [("", 1), ("sandbox/echo", 1), ("sandbox/bad-key", 2),

@@ -31,11 +31,10 @@ def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> pb.R
     """
     try:
         from keyswitch_bridge.requests import read_explain  # noqa: PLC0415 - none of this is needed for help
-        from keyswitch_bridge.routes import route_message  # noqa: PLC0415
+        from keyswitch_bridge.routes import explain_message  # noqa: PLC0415
         from keyswitch_bridge.status import CODES  # noqa: PLC0415
         from keyswitch_engine import registry  # noqa: PLC0415
         from keyswitch_engine.errors import DispatchError  # noqa: PLC0415
-        from keyswitch_engine.routing import resolve  # noqa: PLC0415
         from keyswitch_server import settings  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise click.ClickException(
@@ -47,8 +46,7 @@ def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> pb.R
         raise click.UsageError(str(error)) from None
     try:
         rows = registry.load(loaded.providers, loaded.base_urls())
-        call = read_explain(request)
-        return route_message(resolve(rows, call.target, call.credentials))
+        return explain_message(rows, read_explain(request)).routes[0]
     except registry.RegistryError as error:
         raise click.ClickException(str(error)) from None
     except DispatchError as error:

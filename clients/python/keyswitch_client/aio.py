@@ -169,9 +169,13 @@ class AsyncClient:
         request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
         return AsyncStream(self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout)))
 
-    async def explain(self, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
-        """Say where a call would go, without making it. Raises `KeyswitchError` as the call would."""
+    async def explain(self, *, include_body: bool = False, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
+        """Say where a call would go, without making it; with *include_body* what would be sent, without content.
+
+        Raises `KeyswitchError` as the call would.
+        """
         request = build(pb.ExplainRouteRequest, GenerateArguments(**arguments))
+        request.include_body = include_body
         response: pb.ExplainRouteResponse = await self._unary(self._dispatch.ExplainRoute, request, None)
         return response
 

@@ -153,9 +153,13 @@ class Client:
         request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
         return Stream(self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout)))
 
-    def explain(self, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
-        """Say where a call would go, without making it. Raises `KeyswitchError` as the call would."""
+    def explain(self, *, include_body: bool = False, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
+        """Say where a call would go, without making it; with *include_body* what would be sent, without content.
+
+        Raises `KeyswitchError` as the call would.
+        """
         request = build(pb.ExplainRouteRequest, GenerateArguments(**arguments))
+        request.include_body = include_body
         response: pb.ExplainRouteResponse = self._unary(self._dispatch.ExplainRoute, request, None)
         return response
 

@@ -30,6 +30,7 @@ __all__ = ["command"]
     type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
     help="With --offline: the server's TOML file of settings.",
 )
+@click.option("--body", is_flag=True, help="Shows the request that would be sent, without content and secrets.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(  # noqa: PLR0917 - click passes them by name
     server: str,
@@ -41,6 +42,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     credential_fields: tuple[str, ...],
     *,
     offline: bool,
+    body: bool,
     config: pathlib.Path | None,
     as_json: bool,
 ) -> int:
@@ -54,9 +56,13 @@ def command(  # noqa: PLR0917 - click passes them by name
     keys = read_credentials(api_keys, credential_fields)
     if offline:
         arguments = GenerateArguments(provider=provider, model=model, dialect=dialect, region=region, credentials=keys)
-        return _offline(build(dispatch_service_pb2.ExplainRouteRequest, arguments), config, as_json=as_json)
+        request = build(dispatch_service_pb2.ExplainRouteRequest, arguments)
+        request.include_body = body
+        return _offline(request, config, as_json=as_json)
     with rpc_failures(), Client(server) as client:
-        response = client.explain(provider=provider, model=model, dialect=dialect, region=region, credentials=keys)
+        response = client.explain(
+            provider=provider, model=model, dialect=dialect, region=region, credentials=keys, include_body=body
+        )
     if as_json:
         click.echo(json_format.MessageToJson(response, indent=None))
         return 0
@@ -77,7 +83,10 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
             click.echo(f"error: {refused.reason}: {on_terminal(refused.message, err=True)}", err=True)
         return exit_codes.of_rpc(refused.number, refused.reason)
     if as_json:
-        click.echo(json.dumps(_decision(route), ensure_ascii=False))
+        shown: dict[str, object] = {**_decision(route)}
+        if route.body_json:
+            shown["body"] = json.loads(route.body_json)
+        click.echo(json.dumps(shown, ensure_ascii=False))
     else:
         _show(route)
     return 0
@@ -100,6 +109,8 @@ def _show(route: dispatch_service_pb2.Route) -> None:
     for name, value in _decision(route).items():
         label = f" ({route.credential_label})" if name == "credential" and route.credential_label else ""
         click.echo(f"{name:11} {value}{label}")
+    if route.body_json:
+        click.echo(f"body        {route.body_json}")
     for reason in route.reasons:
         click.echo(f"because     {reason}")
     for excluded in route.excluded:
