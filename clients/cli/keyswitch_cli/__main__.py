@@ -17,6 +17,7 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "decode": "Decode a captured answer of a provider.",
+    "doctor": "Compare what this installation and a server know of providers.",
     "explain": "Say where a request would go, on whose key and bill.",
     "generate": "Ask a model and stream its answer.",
     "health": "Ask whether a server is serving.",

@@ -1,13 +1,19 @@
-"""Routing decided in this process, by the very function that a server asks."""
+"""What a server would know and decide, from the same rows and by the same functions, in this process."""
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 from keyswitch.v1 import dispatch_service_pb2 as pb
+from keyswitch.v1 import registry_service_pb2
 
-__all__ = ["Refused", "decide"]
+if TYPE_CHECKING:
+    from keyswitch_engine.registry import Registry
+
+__all__ = ["Refused", "decide", "known_providers"]
 
 
 class Refused(Exception):
@@ -29,26 +35,46 @@ def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> pb.R
         Refused: it goes nowhere.
         click.ClickException: the settings or a provider file are invalid, or the server is not installed.
     """
+    rows = _registry(config)
+    from keyswitch_bridge.requests import read_explain  # noqa: PLC0415 - none of this is needed for help
+    from keyswitch_bridge.routes import explain_message  # noqa: PLC0415
+    from keyswitch_bridge.status import CODES  # noqa: PLC0415
+    from keyswitch_engine.errors import DispatchError  # noqa: PLC0415
+
     try:
-        from keyswitch_bridge.requests import read_explain  # noqa: PLC0415 - none of this is needed for help
-        from keyswitch_bridge.routes import explain_message  # noqa: PLC0415
-        from keyswitch_bridge.status import CODES  # noqa: PLC0415
+        return explain_message(rows, read_explain(request)).routes[0]
+    except DispatchError as error:
+        code = CODES[error.reason]
+        raise Refused(code.name, code.value[0], error.reason.value, error.message) from None
+
+
+def known_providers(config: pathlib.Path | None) -> tuple[str, Mapping[str, registry_service_pb2.Provider]]:
+    """Return the fingerprint and the providers, by id, of a server with the settings of *config*.
+
+    Raises:
+        click.ClickException: the settings or a provider file are invalid, or the server is not installed.
+    """
+    rows = _registry(config)
+    from keyswitch_bridge.routes import provider_message  # noqa: PLC0415 - none of this is needed for help
+
+    return rows.fingerprint, {provider.id: provider_message(provider) for provider in rows.providers.values()}
+
+
+def _registry(config: pathlib.Path | None) -> Registry:
+    """Load the rows as a server does."""
+    try:
+        import keyswitch_bridge.requests  # noqa: F401, PLC0415 - so that what is missing is told of here, for all
         from keyswitch_engine import registry  # noqa: PLC0415
-        from keyswitch_engine.errors import DispatchError  # noqa: PLC0415
         from keyswitch_server import settings  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"deciding offline needs the server's parts ({error.name}): pip install 'keyswitch[server]'"
+            f"this needs the server's parts in this process ({error.name}): pip install 'keyswitch[server]'"
         ) from None
     try:
         loaded = settings.load(config)
     except settings.InvalidSettingsError as error:
         raise click.UsageError(str(error)) from None
     try:
-        rows = registry.load(loaded.providers, loaded.base_urls())
-        return explain_message(rows, read_explain(request)).routes[0]
+        return registry.load(loaded.providers, loaded.base_urls())
     except registry.RegistryError as error:
         raise click.ClickException(str(error)) from None
-    except DispatchError as error:
-        code = CODES[error.reason]
-        raise Refused(code.name, code.value[0], error.reason.value, error.message) from None

@@ -1,0 +1,93 @@
+"""`keyswitch doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import click
+from keyswitch.v1 import registry_service_pb2 as pb
+from keyswitch_client import Client
+
+from keyswitch_cli import exit_codes
+from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.failures import rpc_failures
+from keyswitch_cli.offline import known_providers
+from keyswitch_cli.options import server_option
+from keyswitch_cli.output import on_terminal
+
+__all__ = ["command"]
+
+_HERE: Final = "here"
+_SERVER: Final = "server"
+
+
+@click.command("doctor", cls=PrintingCommand)
+@server_option
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="A server's TOML file of settings, to compare with what it brings instead of the defaults.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(server: str, config: pathlib.Path | None, *, as_json: bool) -> int:
+    """Compare what this installation and a server know of providers; exits 0 only if nothing differs.
+
+    Where they differ, it is the server that decides.
+    """
+    fingerprint, own = known_providers(config)
+    with rpc_failures(), Client(server) as client:
+        info = client.registry_info()
+        served = {provider.id: provider for provider in client.providers()}
+    version = importlib.metadata.version("keyswitch")
+    findings = _differences(own, served)
+    if fingerprint != info.fingerprint and not findings:
+        findings["registry"] = "differs in what is not shown of a provider"
+    if _release(version) < _release(info.min_client_version):
+        findings["client"] = f"{version} is too old for the server, which wants {info.min_client_version}"
+    if as_json:
+        click.echo(json.dumps(_report(version, fingerprint, info, findings), ensure_ascii=False))
+    else:
+        click.echo(f"version   {version} here, {on_terminal(info.server_version, err=False)} on the server")
+        click.echo(f"registry  {fingerprint} here, {on_terminal(info.fingerprint, err=False)} on the server")
+        for name, finding in findings.items():
+            click.echo(on_terminal(f"{name}: {finding}", err=False))
+        click.echo("the server decides where they differ" if findings else "nothing differs")
+    return exit_codes.ERROR if findings else 0
+
+
+def _report(
+    version: str, fingerprint: str, info: pb.GetRegistryInfoResponse, findings: Mapping[str, str]
+) -> dict[str, object]:
+    """Return the comparison for programs."""
+    return {
+        "same": not findings,
+        _HERE: {"version": version, "fingerprint": fingerprint},
+        _SERVER: {"version": info.server_version, "fingerprint": info.fingerprint},
+        "findings": dict(findings),
+    }
+
+
+def _differences(own: Mapping[str, pb.Provider], served: Mapping[str, pb.Provider]) -> dict[str, str]:
+    """Return what differs by provider, sorted by id."""
+    found = {}
+    for id_ in sorted(own.keys() | served.keys()):
+        if id_ not in served:
+            found[id_] = "known here only"
+        elif id_ not in own:
+            found[id_] = "known to the server only"
+        elif own[id_] != served[id_]:
+            fields = [field.name for field in pb.Provider.DESCRIPTOR.fields]
+            names = [name for name in fields if getattr(own[id_], name) != getattr(served[id_], name)]
+            found[id_] = f"differs in {', '.join(names) or 'fields that this client does not know'}"
+    return found
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with; what comes after them, like `rc1`, is no older."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in numbers[0].split(".")) if numbers else ()
