@@ -84,6 +84,7 @@ fuzz: setup ## Damages answers of every dialect for some minutes; nothing but an
 bench: setup ## Measures CPU a unit of work, beside what the upstream alone costs.
 	@$(BIN)/python tests/bench/run.py
 	@$(BIN)/python tests/bench/decode.py
+	@$(BIN)/python tests/bench/routing.py
 
 .PHONY: lock
 lock: setup ## Pins the newest versions that fit, with hashes and without index addresses.

@@ -6,6 +6,7 @@ import msgspec
 from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
 from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.dispatch import write_request
+from keyswitch_engine.key_shapes import key_warnings
 from keyswitch_engine.outline import outline
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
@@ -15,7 +16,7 @@ from keyswitch_engine.routing import resolve
 from keyswitch_bridge.receipts import BILLINGS, SOURCES
 from keyswitch_bridge.requests import ExplainCall
 
-__all__ = ["explain_message", "provider_message", "route_message"]
+__all__ = ["explain_message", "provider_message"]
 
 
 def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_pb2.ExplainRouteResponse:
@@ -25,13 +26,14 @@ def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_p
         RequestError: the request goes nowhere, or its body cannot be written.
     """
     route = resolve(registry, call.target, call.credentials)
-    message = route_message(route)
+    message = _route(route)
+    message.warnings.extend(key_warnings(registry, route))
     if call.include_body:
         message.body_json = outline(write_request(route, call.generation, stream=True).body)
     return dispatch_service_pb2.ExplainRouteResponse(routes=[message])
 
 
-def route_message(route: Route[Dialect]) -> dispatch_service_pb2.Route:
+def _route(route: Route[Dialect]) -> dispatch_service_pb2.Route:
     """Turn a decision into its message."""
     return dispatch_service_pb2.Route(
         provider=route.provider.id,
@@ -47,7 +49,6 @@ def route_message(route: Route[Dialect]) -> dispatch_service_pb2.Route:
             dispatch_service_pb2.ExcludedCandidate(provider=candidate.provider, reason=candidate.reason)
             for candidate in route.excluded
         ],
-        warnings=route.warnings,
         compatibility=_flags(route.surface.profile.flags),
     )
 

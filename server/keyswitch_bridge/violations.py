@@ -12,9 +12,9 @@ from google.protobuf.duration_pb2 import Duration
 from keyswitch_engine.errors import InvalidRequest, Reason, Violation
 from keyswitch_engine.wire import MALFORMED_JSON
 
-__all__ = ["CONTROL", "Violations"]
+__all__ = ["Violations"]
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 """Control, zero-width and bidirectional characters, which have no place in a name."""
 
 _SECRET = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -62,7 +62,7 @@ class Violations:
         """Check a name: bounded, without control characters."""
         if len(text) > limit:
             self.add(path, f"at most {limit} characters")
-        elif CONTROL.search(text):
+        elif _CONTROL.search(text):
             self.add(path, "no control, zero-width or bidirectional characters")
         return text
 

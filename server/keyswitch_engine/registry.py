@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from keyswitch_engine.claims import Claims, folded
 from keyswitch_engine.provider import (
     Provider,
     ProviderFile,
@@ -27,16 +28,11 @@ from keyswitch_engine.provider import (
     schema_error,
 )
 
-__all__ = ["Registry", "RegistryError", "folded", "load"]
+__all__ = ["Registry", "RegistryError", "load"]
 
 
 class RegistryError(Exception):
     """A provider file is invalid; the message names the file, and where they are known line and key."""
-
-
-def folded(name: str) -> str:
-    """Return the spelling by which a name is looked up: case does not matter, nor do `_` and `-`."""
-    return name.lower().replace("_", "-")
 
 
 class Registry:
@@ -48,6 +44,8 @@ class Registry:
         self.providers: Mapping[str, Provider] = MappingProxyType(by_id)
         self.fingerprint = fingerprint
         """16 hexadecimal digits over the data; comments and order do not change it."""
+        self.claims = Claims(by_id.values())
+        """Who claims which model."""
         self._names = {
             folded(name): provider for provider in by_id.values() for name in (provider.id, *provider.aliases)
         }

@@ -55,4 +55,3 @@ class Route(msgspec.Struct, Generic[D], frozen=True):
     reasons: tuple[str, ...] = ()
     """The rules that applied, in order, as sentences."""
     excluded: tuple[ExcludedCandidate, ...] = ()
-    warnings: tuple[str, ...] = ()

@@ -7,13 +7,13 @@ what is done. The order of a map or a command line never decides anything.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import msgspec
 
 from keyswitch_engine.address import at_address, parameters, placed
+from keyswitch_engine.claims import Claim, Rank, folded
 from keyswitch_engine.credential import ApiKey, Credential, NoCredential, ProviderCredential, kind_of
 from keyswitch_engine.dialects.base import Dialect, TokenCounter
 from keyswitch_engine.embeddings import EmbeddingDialect
@@ -21,14 +21,11 @@ from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Unavai
 from keyswitch_engine.events import Billing, CredentialSource
 from keyswitch_engine.model_listing import ModelListing
 from keyswitch_engine.provider import D, Provider, Surface
-from keyswitch_engine.registry import Registry, folded
+from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import ExcludedCandidate, Route, Target
 from keyswitch_engine.routing_preferences import with_wishes
 
 __all__ = ["find_provider", "resolve", "resolve_embeddings", "resolve_model_listing", "resolve_token_counting"]
-
-_EXACT, _VENDOR, _MATCHER, _FOREIGN = range(4)
-_RANKS = ("lists the id", "is the vendor that the id names", "has a matcher that fits", "takes ids of other vendors")
 
 
 def resolve(registry: Registry, target: Target, credentials: Sequence[ProviderCredential]) -> Route[Dialect]:
@@ -134,7 +131,6 @@ def _resolve(
         region=values.get("region", ""),
         reasons=tuple(reasons),
         excluded=excluded,
-        warnings=_warnings(registry, provider, credential),
     )
 
 
@@ -171,7 +167,6 @@ def _by_provider(
     return keys
 
 
-_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _MAX_MODEL = 256
 
 
@@ -180,7 +175,7 @@ def _clean_model(model: str) -> str:
     model = model.strip()
     if len(model) > _MAX_MODEL:
         _bad_model(f"at most {_MAX_MODEL} characters")
-    if _UNFIT.search(model):
+    if not model.isprintable():  # by Unicode's categories, which know every character of the kind
         _bad_model("no control, zero-width or bidirectional characters")
     if any(segment in (".", "..") for segment in model.split("/")):
         _bad_model("no '.' or '..' as a path segment")
@@ -200,10 +195,10 @@ def _from_model(
         raise RequestError(
             Reason.UNROUTABLE_MODEL, "no provider owns this model; name the provider too", field="target.model"
         )
-    keyed = {provider.id: rank for provider, rank in candidates if provider.id in keys}
-    pool = [(provider, rank) for provider, rank in candidates if not keyed or provider.id in keyed]
-    best = min(rank for _, rank in pool)
-    winners = [provider for provider, rank in pool if rank == best]
+    keyed = [claim for claim in candidates if claim.provider.id in keys]
+    pool = keyed or candidates
+    best = min(claim.rank for claim in pool)
+    winners = [claim.provider for claim in pool if claim.rank is best]
     if len(winners) > 1:
         names = ", ".join(sorted(provider.id for provider in winners))
         raise RequestError(
@@ -212,43 +207,23 @@ def _from_model(
     winner = winners[0]
     excluded = tuple(
         ExcludedCandidate(
-            provider.id, "no key came for it" if keyed and provider.id not in keyed else f"only {_RANKS[rank]}"
+            provider.id, "no key came for it" if keyed and provider.id not in keys else f"only {rank.words}"
         )
         for provider, rank in sorted(candidates, key=lambda candidate: candidate[0].id)
         if provider is not winner
     )
     if not keyed and not _needs_no_key(winner):
         raise _missing(winner, _routers_for(registry, model))
-    return winner, f"the model leads to {winner.id}, which {_RANKS[best]}", excluded
+    return winner, f"the model leads to {winner.id}, which {best.words}", excluded
 
 
-def _candidates(
-    registry: Registry, model: str, keys: dict[str, tuple[ProviderCredential, ...]]
-) -> list[tuple[Provider, int]]:
-    """Return every provider that could serve a model, with the rank of its claim."""
-    vendor = _vendor_of(registry, model)
-    found = []
-    for provider in registry.providers.values():
-        if model in provider.models and not provider.router:
-            found.append((provider, _EXACT))
-        elif vendor is provider:
-            found.append((provider, _VENDOR))
-        elif any(matcher.search(model) for matcher in provider.matchers):
-            found.append((provider, _MATCHER))
-        elif provider.id in keys and provider.foreign_id_form and provider.foreign_id_form.search(model):
-            found.append((provider, _FOREIGN))
-    return found
-
-
-def _vendor_of(registry: Registry, model: str) -> Provider | None:
-    """Return the provider whose vendor token is the model's prefix, split at the first `/`, else at the first `:`."""
-    for separator in "/:":
-        token, found, rest = model.partition(separator)
-        if found and rest:
-            for provider in registry.providers.values():
-                if provider.vendor_token and provider.vendor_token == folded(token):
-                    return provider
-    return None
+def _candidates(registry: Registry, model: str, keys: dict[str, tuple[ProviderCredential, ...]]) -> tuple[Claim, ...]:
+    """Return every provider that could serve a model, with its claim."""
+    claims = registry.claims.on(model)
+    claiming = {claim.provider.id for claim in claims}
+    keyed = (registry.providers[id_] for id_ in keys if id_ not in claiming)
+    takers = (row for row in keyed if row.foreign_id_form is not None and row.foreign_id_form.search(model))
+    return (*claims, *(Claim(row, Rank.FOREIGN) for row in takers))
 
 
 def _routers_for(registry: Registry, model: str) -> list[str]:
@@ -282,7 +257,7 @@ def _native_model(provider: Provider, model: str) -> tuple[str, str]:
         for separator in "/:":
             token, found, rest = model.partition(separator)
             if found and rest and folded(token) == provider.vendor_token and (not provider.router or "/" in rest):
-                return rest, f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
+                return _clean_model(rest), f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
     return model, "the model id goes through as it is"
 
 
@@ -372,46 +347,3 @@ def _surface(provider: Provider, target: Target, values: Mapping[str, str]) -> S
         message = f"{flag}: no flag, or no value of it, that {name} has"
         raise InvalidRequest([Violation("target.compatibility", message)]) from error
     return msgspec.structs.replace(row, profile=msgspec.structs.replace(row.profile, flags=overridden))
-
-
-def _warnings(registry: Registry, provider: Provider, credential: ProviderCredential) -> tuple[str, ...]:
-    """Say so if the key looks like another provider's. Shapes change, so this is no refusal."""
-    match credential.credential:
-        case ApiKey(key=key) if provider.key_pattern and not provider.key_pattern.search(key.reveal()):
-            if owner := _owner_of_shape(registry, provider, key.reveal()):
-                return (f"the key for {provider.id} has the shape of a key for {owner}",)
-    return ()
-
-
-def _owner_of_shape(registry: Registry, provider: Provider, key: str) -> str:
-    """Return the only provider whose keys begin as this one does; empty if there is none, or several."""
-    patterns = {row.id: row.key_pattern for row in registry.providers.values() if row.key_pattern is not None}
-    prefixes = {
-        name: _fixed_prefix(pattern, key)
-        for name, pattern in patterns.items()
-        if name != provider.id and pattern.search(key)
-    }
-    if not prefixes:
-        return ""
-    owner = max(prefixes, key=lambda name: len(prefixes[name]))
-    prefix = prefixes[owner]
-    shared = re.compile(r"(^|[\^(|])" + re.escape(prefix))  # where a pattern or a branch of it begins like that
-    if any(
-        name != owner and (prefixes.get(name) == prefix or shared.search(pattern.pattern))
-        for name, pattern in patterns.items()
-    ):
-        return ""
-    return owner
-
-
-_STAND_INS = "abAB01-_."
-"""One of each class of characters that patterns of keys tell apart, and another in case the key has that one."""
-
-
-def _fixed_prefix(pattern: re.Pattern[str], key: str) -> str:
-    """Return the characters at the beginning of a matching key that cannot be others."""
-    for place, character in enumerate(key):
-        others = (key[:place] + other + key[place + 1 :] for other in _STAND_INS if other != character)
-        if any(pattern.search(other) for other in others):
-            return key[:place]
-    return key

@@ -534,6 +534,14 @@ async def test_what_would_be_sent_is_explained_without_what_was_said(
         assert (await asyncio.to_thread(own.explain, include_body=True, **arguments)).routes[0].body_json == body
 
 
+async def test_a_key_of_another_shape_is_a_warning(client: AsyncClient) -> None:
+    """A key that looks like another provider's is pointed out, not refused, and not shown."""
+    shaped = "gsk_" + "x" * 52
+    response = await client.explain(provider="openai", credentials={"openai": shaped})
+    assert list(response.routes[0].warnings) == ["the key for openai has the shape of a key for groq"]
+    assert shaped not in str(response)
+
+
 @pytest.mark.parametrize(("model", "verdict"), [("", 1), ("sandbox/echo", 1), ("sandbox/bad-key", 2),
                                                 ("sandbox/payment-required", 3), ("sandbox/not-permitted", 4),
                                                 ("sandbox/rate-limited", 5)])  # fmt: skip
