@@ -15,7 +15,8 @@ from keyswitch_engine.secret import Secret
 VENDORS = {
     "anthropic": 'vendor_token = "anthropic"\nstrip_own_prefix = true\nmatchers = ["^claude-"]',
     "minimax": 'vendor_token = "minimax"\nstrip_own_prefix = true\nmatchers = ["(?i)^minimax-m"]',
-    "local": "",
+    "local": 'vendor_token = "local"\nstrip_own_prefix = true\nmodels = ["local/whole"]',
+    "host": 'models = ["minimax/listed"]\nmatchers = ["^minimax/"]',
 }
 
 
@@ -64,6 +65,10 @@ DECISIONS = [
     ("groq", "anthropic/other", ("groq",), "groq", "anthropic/other"),
     (" openai ", "  gpt-4o  ", ("openai",), "openai", "gpt-4o"),
     ("local", "anything", (), "local", "anything"),
+    ("local", "local/whole", (), "local", "local/whole"),
+    ("local", "local/rest", (), "local", "rest"),
+    ("", "minimax/listed", ("minimax", "host"), "host", "minimax/listed"),
+    ("", "minimax/other", ("minimax", "host"), "minimax", "other"),
 ]
 
 
