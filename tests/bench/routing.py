@@ -43,7 +43,7 @@ def renamed(row: Provider, number: int) -> Provider:
         aliases=tuple(f"{alias}-{number}" for alias in row.aliases),
         vendor_token=f"{row.vendor_token}-{number}" if row.vendor_token else "",
         models=tuple(f"{model}-{number}" for model in row.models),
-        matchers=tuple(re.compile(f"^m{number}/({matcher.pattern.lstrip('^')})") for matcher in row.matchers),
+        matchers=tuple(re.compile(matcher.pattern.replace("^", f"^m{number}/", 1)) for matcher in row.matchers),
     )
 
 
