@@ -48,7 +48,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
     def __init__(
         self,
-        registry: Registry,
+        registry: Callable[[], Registry],
         dispatcher: Dispatcher,
         limits: TimeLimits,
         *,
@@ -58,7 +58,11 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         log: Logger,
         broken_off: Callable[[], bool],
     ) -> None:
-        """Dispatch through *dispatcher*; limits are seconds. *broken_off* tells whether the server ends its calls."""
+        """Dispatch through *dispatcher*; limits are seconds.
+
+        *registry* returns the one in force, which a call asks for once; *broken_off* tells whether the server ends its
+        calls.
+        """
         self._registry = registry
         self._dispatcher = dispatcher
         self._limits = limits
@@ -100,13 +104,13 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Context) -> pb.ExplainRouteResponse:
         """Say where a request would go."""
-        return explain_message(self._registry, read_explain(request))
+        return explain_message(self._registry(), read_explain(request))
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Turn texts into vectors."""
         with self._admitted("Embed") as line:
             asked = read_embed(request)
-            route = line.route = resolve_embeddings(self._registry, asked.target, asked.credentials)
+            route = line.route = resolve_embeddings(self._registry(), asked.target, asked.credentials)
             call = self._exchange(route, asked.limits, context, line)
             await commit(context)
             embedded = await embed(self._dispatcher, call, asked.given)
@@ -117,7 +121,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Say how large a conversation is."""
         with self._admitted("CountTokens") as line:
             asked = read_count_tokens(request)
-            route = line.route = resolve_token_counting(self._registry, asked.target, asked.credentials)
+            route = line.route = resolve_token_counting(self._registry(), asked.target, asked.credentials)
             call = self._exchange(route, RequestedLimits(), context, line)
             count = await count_tokens(self._dispatcher, call, asked.generation)
             return pb.CountTokensResponse(input_tokens=count, resolved_model=route.model)
@@ -128,7 +132,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """List a provider's models."""
         with self._admitted("ListProviderModels") as line:
             asked = read_list_models(request)
-            route = line.route = resolve_model_listing(self._registry, asked.target, asked.credential)
+            route = line.route = resolve_model_listing(self._registry(), asked.target, asked.credential)
             return models_response(
                 await list_models(self._dispatcher, self._exchange(route, RequestedLimits(), context, line))
             )
@@ -141,7 +145,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             asked = read_validate_credential(request)
             verdict, message = await check_credential(
                 self._dispatcher,
-                self._registry,
+                self._registry(),
                 asked.credential,
                 model=asked.model,
                 region=asked.region,
@@ -180,7 +184,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
     def _call(self, request: GenerateMessage, context: Context, line: _Line) -> GenerationCall:
         """Validate and route a request."""
         asked = read_generate(request)
-        route = line.route = resolve(self._registry, asked.target, asked.credentials)
+        route = line.route = resolve(self._registry(), asked.target, asked.credentials)
         return GenerationCall(
             generation=asked.generation,
             route=route,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -26,8 +27,8 @@ _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
 class RegistryService(pb_grpc.RegistryServiceServicer):
     """Serves `keyswitch.v1.RegistryService`."""
 
-    def __init__(self, registry: Registry, version: str) -> None:
-        """Tell of *registry*, as a server of *version*."""
+    def __init__(self, registry: Callable[[], Registry], version: str) -> None:
+        """Tell of what *registry* returns, the one in force, as a server of *version*."""
         self._registry = registry
         self._version = version
 
@@ -37,12 +38,13 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         if request.page_size > _MAX_PAGE:
             raise InvalidRequest([Violation("page_size", f"at most {_MAX_PAGE}")])
         after = request.page_token
-        if after and after not in self._registry.providers:
+        providers = self._registry().providers
+        if after and after not in providers:
             raise InvalidRequest([Violation("page_token", "must be the next_page_token of the page before")])
         words = request.query.lower().split()
         matching = [
             provider
-            for provider in self._registry.providers.values()
+            for provider in providers.values()
             if provider.id > after and _matches(provider, words)
         ]
         page = matching[: request.page_size or _DEFAULT_PAGE]
@@ -57,18 +59,19 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         name = request.provider.strip()
         if not name:
             raise InvalidRequest([Violation("provider", "is required")])
-        provider = find_provider(self._registry, name, field="provider")
+        provider = find_provider(self._registry(), name, field="provider")
         return pb.GetProviderResponse(provider=provider_message(provider))
 
     async def GetRegistryInfo(self, request: pb.GetRegistryInfoRequest, context: Context) -> pb.GetRegistryInfoResponse:
         """Return the registry's identity."""
         refuse_unknown(request)
+        registry = self._registry()
         return pb.GetRegistryInfoResponse(
             schema_version=SCHEMA_VERSION,
-            fingerprint=self._registry.fingerprint,
+            fingerprint=registry.fingerprint,
             server_version=self._version,
             min_client_version=MIN_CLIENT_VERSION,
-            provider_count=len(self._registry.providers),
+            provider_count=len(registry.providers),
         )
 
 

@@ -56,7 +56,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
         server = grpc.aio.server(interceptors=[guard], options=_options(settings))
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
             DispatchService(
-                providers,
+                lambda: providers,
                 Dispatcher(egress, PriceTable()),
                 settings.limits(),
                 max_total=settings.max_total_timeout,
@@ -68,7 +68,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             server,
         )
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
-            RegistryService(providers, version),  # type: ignore[abstract] # the guard refuses what is not built yet
+            RegistryService(lambda: providers, version),  # type: ignore[abstract] # the guard refuses what is not built yet
             server,
         )
         health = Health(_SERVICES)
