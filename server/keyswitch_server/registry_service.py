@@ -42,11 +42,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         if after and after not in providers:
             raise InvalidRequest([Violation("page_token", "must be the next_page_token of the page before")])
         words = request.query.lower().split()
-        matching = [
-            provider
-            for provider in providers.values()
-            if provider.id > after and _matches(provider, words)
-        ]
+        matching = [provider for provider in providers.values() if provider.id > after and _matches(provider, words)]
         page = matching[: request.page_size or _DEFAULT_PAGE]
         return pb.ListProvidersResponse(
             providers=[provider_message(provider) for provider in page],
