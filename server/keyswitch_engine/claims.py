@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from keyswitch_engine.provider import Provider
@@ -56,9 +56,9 @@ class Claim(NamedTuple):
 class Claims:
     """The claims that rows make; immutable once built."""
 
-    def __init__(self, providers: Iterable[Provider]) -> None:
-        """Index *providers*, which come sorted by id."""
-        self._listed: dict[str, list[Provider]] = {}
+    def __init__(self, providers: Iterable[Provider], virtual_models: Mapping[str, Provider]) -> None:
+        """Index *providers*, which come sorted by id; theirs are the operator's names in *virtual_models*."""
+        self._listed: dict[str, list[Provider]] = {name: [provider] for name, provider in virtual_models.items()}
         self._vendors: dict[str, Provider] = {}
         self._matchers: list[tuple[re.Pattern[str], Provider]] = []
         for provider in providers:
@@ -81,10 +81,14 @@ class Claims:
                 claims[provider.id] = Claim(provider, Rank.MATCHER)
         return tuple(claims.values())
 
+    def vendor(self, token: str) -> Provider | None:
+        """Return the provider with this vendor token, however it is `folded`; None if there is none."""
+        return self._vendors.get(folded(token))
+
     def _vendor_of(self, model: str) -> Provider | None:
         """Return the provider whose vendor token is the prefix, split at the first `/`, else at the first `:`."""
         for separator in "/:":
             token, found, rest = model.partition(separator)
-            if found and rest and (provider := self._vendors.get(folded(token))) is not None:
+            if found and rest and (provider := self.vendor(token)) is not None:
                 return provider
         return None

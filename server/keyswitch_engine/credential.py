@@ -20,6 +20,7 @@ __all__ = [
     "GoogleAccessToken",
     "GoogleServiceAccount",
     "NoCredential",
+    "PlatformConsent",
     "ProviderCredential",
     "fields_of",
     "kind_of",
@@ -113,11 +114,16 @@ Credential: TypeAlias = (
 )
 
 
+class PlatformConsent(msgspec.Struct, frozen=True):
+    """Consent to be served, and billed, by the operator's credential. Nothing else is such consent."""
+
+
 class ProviderCredential(msgspec.Struct, frozen=True):
     """A credential for one provider, named as the caller named it; the label is empty if it has none."""
 
     provider: str
-    credential: Credential
+    """Empty in a consent to every model that the operator offers."""
+    credential: Credential | PlatformConsent
     label: str = ""
 
 

@@ -16,10 +16,11 @@ from keyswitch_engine.credential import ProviderCredential
 from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.errors import DispatchError, Reason, RequestError
 from keyswitch_engine.generation import Generation, Message, Part, Role, Sampling, TextPart
+from keyswitch_engine.keyring import find_provider
 from keyswitch_engine.model_listing import ListingFlags
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Target
-from keyswitch_engine.routing import find_provider, resolve, resolve_model_listing
+from keyswitch_engine.routing import resolve, resolve_model_listing
 
 __all__ = ["CHECK_SECONDS", "Verdict", "check_credential"]
 

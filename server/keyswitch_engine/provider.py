@@ -1,7 +1,7 @@
-"""Providers as the engine sees them, built from the files that describe them.
+"""Providers as the engine sees them.
 
-A provider has surfaces: the ways in which it can be spoken to, each with the address where that is done. What a file
-may say, and what is checked of it alone, is here; the registry checks files against each other.
+A provider has surfaces: the ways in which it can be spoken to, each with the address where that is done. They are built
+from the files that describe them; `provider_file` says what those may say.
 """
 
 from __future__ import annotations
@@ -13,61 +13,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from keyswitch_engine.dialects import DIALECTS, TOKEN_COUNTERS
 from keyswitch_engine.dialects.base import Dialect, Flags, Profile, TokenCounter
-from keyswitch_engine.embeddings import EMBEDDINGS, EmbeddingDialect
-from keyswitch_engine.error_rules import ErrorRule
-from keyswitch_engine.errors import ProviderError, Reason
-from keyswitch_engine.model_listing import LISTINGS, ModelListing
+from keyswitch_engine.embeddings import EmbeddingDialect
+from keyswitch_engine.errors import ProviderError
+from keyswitch_engine.model_listing import ModelListing
+from keyswitch_engine.routing_preferences import Wishes
 
-__all__ = [
-    "PARAMETERS",
-    "SCHEMA_VERSION",
-    "Auth",
-    "Provider",
-    "ProviderFile",
-    "RowError",
-    "Speaks",
-    "Surface",
-    "SurfaceTable",
-    "build_provider",
-    "check_parameters",
-    "host_of",
-    "schema_error",
-]
-
-SCHEMA_VERSION = 1
-"""Version of the form of provider files."""
-
-PARAMETERS = frozenset({"region", "organization", "project", "resource", "api_version", "account_id", "gateway_id"})
-"""What may stand in braces in a URL: the target's region, or the field of the credential with that name."""
+__all__ = ["Auth", "ModelOverride", "Provider", "Speaks", "Surface", "host_of"]
 
 
-class RowError(ValueError):
-    """A provider file says something wrong; `key` tells where, for example `dialects[0].path`, and may be empty."""
-
-    def __init__(self, key: str, problem: str) -> None:
-        """Say what is wrong with the value of *key*."""
-        super().__init__(f"{key}: {problem}" if key else problem)
-        self.key = key
-
-
-_UNKNOWN_FIELD = re.compile(r"unknown field `(.+)`")
-
-
-def schema_error(error: msgspec.ValidationError, table: str = "") -> RowError:
-    """Return what msgspec found wrong, by the key that it names, which is below *table*."""
-    problem, _, path = str(error).partition(" - at `$")
-    unknown = _UNKNOWN_FIELD.search(problem)
-    keys = (table, path.rstrip("`").lstrip("."), unknown[1] if unknown else "")
-    return RowError(".".join(key for key in keys if key), problem)
-
-
-class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Part of a provider file."""
-
-
-class Auth(_Row, frozen=True):
+class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a provider wants to be authenticated."""
 
     style: Literal["bearer", "header", "none"] = "bearer"
@@ -88,63 +43,6 @@ class Auth(_Row, frozen=True):
     """Where Google hands out tokens. Never taken from a credential."""
 
 
-class SurfaceTable(_Row, frozen=True):
-    """A table of a provider file that says where and how something is spoken."""
-
-    name: str
-    path: str
-    stream_path: str = ""
-    base_url: str = ""
-    """Where it is not the provider's."""
-    needs: tuple[str, ...] = ()
-    """Parameters without which this table does not apply; the first that applies is taken."""
-    headers: dict[str, str] = {}
-    key_header: str = ""
-    """Header that takes the place of `Authorization` here."""
-    routing_preferences: Literal["", "openrouter", "vercel"] = ""
-    """Form in which wishes about the hosts behind a router are sent; empty where there are none."""
-    compatibility: dict[str, Any] = {}
-
-
-class ProviderFile(_Row, frozen=True):
-    """A provider file as it is written; CONTRIBUTING.md describes the fields."""
-
-    schema: int
-    id: str
-    name: str
-    base_url: str
-    dialects: tuple[SurfaceTable, ...]
-    model_listing: SurfaceTable | None = None
-    embeddings: SurfaceTable | None = None
-    token_counting: SurfaceTable | None = None
-    auth: Auth = Auth()
-    aliases: tuple[str, ...] = ()
-    vendor_token: str = ""
-    default_model: str = ""
-    small_model: str = ""
-    models: tuple[str, ...] = ()
-    matchers: tuple[str, ...] = ()
-    strip_own_prefix: bool = False
-    router: bool = False
-    hosts_foreign_models: bool = False
-    foreign_id_form: str = ""
-    key_variables: tuple[str, ...] = ()
-    key_pattern: str = ""
-    headers: dict[str, str] = {}
-    parameters: dict[str, str] = {}
-    regional_base_urls: dict[str, str] = {}
-    prices: str = ""
-    errors: tuple[ErrorRule, ...] = ()
-    doubtful: tuple[str, ...] = ()
-
-
-def _tables(file: ProviderFile) -> dict[str, SurfaceTable]:
-    """Return every table of a file that has an address, by its key."""
-    dialects = {f"dialects[{number}]": table for number, table in enumerate(file.dialects)}
-    others = {name: getattr(file, name) for name in ("model_listing", "embeddings", "token_counting")}
-    return dialects | {name: table for name, table in others.items() if table is not None}
-
-
 class Speaks(Protocol):
     """Something that speaks a surface: a dialect, or what reads embeddings, token counts or lists of models."""
 
@@ -153,6 +51,14 @@ class Speaks(Protocol):
 
     def error(self, profile: Profile, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         """Read an answer with a status of 300 or more. Header names are lower-case."""
+
+
+class ModelOverride(msgspec.Struct, frozen=True):
+    """What is different for the models whose native ids a pattern fits."""
+
+    pattern: re.Pattern[str]
+    compatibility: Mapping[str, Any]
+    routing: Wishes
 
 
 D = TypeVar("D", bound=Speaks, covariant=True)  # noqa: PLC0105 - it is one letter in every signature that has it
@@ -172,6 +78,9 @@ class Surface(msgspec.Struct, Generic[D], frozen=True):
     """Header that takes the place of `Authorization`; empty if none does."""
     routing_preferences: str = ""
     """Form in which wishes about the hosts behind a router are sent; empty where there are none."""
+    routing: Wishes = {}
+    """Wishes that every call begins with."""
+    model_overrides: tuple[ModelOverride, ...] = ()
 
     @property
     def origin_host(self) -> str:
@@ -186,27 +95,27 @@ class Provider(msgspec.Struct, frozen=True):
     name: str
     base_url: str
     dialects: tuple[Surface[Dialect], ...]
-    model_listing: Surface[ModelListing] | None
-    embeddings: Surface[EmbeddingDialect] | None
-    token_counting: Surface[TokenCounter] | None
     auth: Auth
-    aliases: tuple[str, ...]
-    vendor_token: str
-    default_model: str
-    small_model: str
-    models: tuple[str, ...]
-    matchers: tuple[re.Pattern[str], ...]
-    strip_own_prefix: bool
-    router: bool
-    foreign_id_form: re.Pattern[str] | None
+    model_listing: Surface[ModelListing] | None = None
+    embeddings: Surface[EmbeddingDialect] | None = None
+    token_counting: Surface[TokenCounter] | None = None
+    aliases: tuple[str, ...] = ()
+    vendor_token: str = ""
+    default_model: str = ""
+    small_model: str = ""
+    models: tuple[str, ...] = ()
+    matchers: tuple[re.Pattern[str], ...] = ()
+    strip_own_prefix: bool = False
+    router: bool = False
+    foreign_id_form: re.Pattern[str] | None = None
     """What a foreign id looks like, for routers and hosts of foreign ids; None for providers that are neither."""
-    key_variables: tuple[str, ...]
-    key_pattern: re.Pattern[str] | None
-    parameters: Mapping[str, str]
+    key_variables: tuple[str, ...] = ()
+    key_pattern: re.Pattern[str] | None = None
+    parameters: Mapping[str, str] = {}
     """Parameters of its URLs with their defaults; one without a default is empty and has to be given."""
-    regional_base_urls: Mapping[str, str]
+    regional_base_urls: Mapping[str, str] = {}
     """Base URLs of regions that have one of a form of its own."""
-    prices: str
+    prices: str = ""
     """Id in the price table; empty if prices are unknown."""
 
     @property
@@ -215,31 +124,7 @@ class Provider(msgspec.Struct, frozen=True):
         return self.dialects[0].origin_host
 
 
-_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
-_RESERVED = frozenset({"platform"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_IN_PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*"
-_PATH = re.compile(rf"/(?!/){_IN_PATH}(\?{_IN_PATH})?")
-_BASE_URL = re.compile(rf"(?i:https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?(/{_IN_PATH})?")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-
-_ANSWERABLE = frozenset(
-    {
-        Reason.INVALID_CREDENTIAL,
-        Reason.CREDENTIAL_NOT_PERMITTED,
-        Reason.INSUFFICIENT_CREDIT,
-        Reason.PROVIDER_REJECTED_REQUEST,
-        Reason.MODEL_NOT_FOUND,
-        Reason.CONTEXT_OVERFLOW,
-        Reason.CONTENT_REFUSED,
-        Reason.PROVIDER_RATE_LIMITED,
-        Reason.PROVIDER_OVERLOADED,
-        Reason.PROVIDER_UNAVAILABLE,
-    }
-)
-"""What an error that a provider answers with can mean; other reasons are the service's own to find."""
 
 
 def host_of(url: str) -> str:
@@ -248,171 +133,3 @@ def host_of(url: str) -> str:
     host = parts.netloc.lower()
     name, _, port = host.rpartition(":")
     return name if port.isdigit() and int(port) == _DEFAULT_PORTS.get(parts.scheme) else host
-
-
-def build_provider(file: ProviderFile) -> Provider:
-    """Check a file and build the provider.
-
-    Raises:
-        RowError: something in it is wrong.
-    """
-    if file.schema != SCHEMA_VERSION:
-        raise RowError("schema", f"{file.schema} is not {SCHEMA_VERSION}, the only one known")
-    for key, names in (("id", (file.id,)), ("aliases", file.aliases)):
-        for name in names:
-            if not _ID.fullmatch(name) or name in _RESERVED:
-                raise RowError(key, f"{name!r} cannot name a provider")
-    if file.vendor_token and not _ID.fullmatch(file.vendor_token):
-        raise RowError("vendor_token", f"{file.vendor_token!r} is not made of lower-case letters, digits, '.' and '-'")
-    if file.strip_own_prefix and not file.vendor_token:
-        raise RowError("strip_own_prefix", "without a vendor_token there is no prefix to drop")
-    if not file.dialects:
-        raise RowError("dialects", "at least one [[dialects]] table is needed")
-    if file.default_model and file.models and file.default_model not in file.models:
-        raise RowError("default_model", f"the default model {file.default_model!r} is not among the models listed")
-    if bool(file.foreign_id_form) != (file.router or file.hosts_foreign_models):
-        raise RowError("foreign_id_form", "it belongs to routers and hosts of foreign models, and only to them")
-    _check_urls(file)
-    _check_headers(file)
-    _check_errors(file)
-    return Provider(
-        id=file.id,
-        name=file.name,
-        base_url=file.base_url.rstrip("/"),
-        dialects=tuple(
-            _surface(file, f"dialects[{number}]", table, DIALECTS) for number, table in enumerate(file.dialects)
-        ),
-        model_listing=_offer(file, "model_listing", LISTINGS),
-        embeddings=_offer(file, "embeddings", EMBEDDINGS),
-        token_counting=_offer(file, "token_counting", TOKEN_COUNTERS),
-        auth=file.auth,
-        aliases=file.aliases,
-        vendor_token=file.vendor_token,
-        default_model=file.default_model,
-        small_model=file.small_model,
-        models=file.models,
-        matchers=tuple(_pattern("matchers", matcher) for matcher in file.matchers),
-        strip_own_prefix=file.strip_own_prefix,
-        router=file.router,
-        foreign_id_form=_pattern("foreign_id_form", file.foreign_id_form) if file.foreign_id_form else None,
-        key_variables=file.key_variables,
-        key_pattern=_pattern("key_pattern", file.key_pattern) if file.key_pattern else None,
-        parameters=file.parameters,
-        regional_base_urls=file.regional_base_urls,
-        prices=file.prices,
-    )
-
-
-def _check_urls(file: ProviderFile) -> None:
-    """Check every base URL and path: together they may lead nowhere but to the host that the base URL shows."""
-    urls = {"base_url": file.base_url}
-    urls |= {f"regional_base_urls.{region}": url for region, url in file.regional_base_urls.items()}
-    for key, table in _tables(file).items():
-        if table.base_url:
-            urls[f"{key}.base_url"] = table.base_url
-        for name, path in (("path", table.path), ("stream_path", table.stream_path)):
-            if (path or name == "path") and not _PATH.fullmatch(_PLACEHOLDER.sub("x", path)):
-                raise RowError(f"{key}.{name}", f"{path!r} is no path that begins with a single '/'")
-    for key, url in urls.items():
-        if not _is_base_url(url):
-            raise RowError(key, f"{url!r} is no plain http or https URL")
-    token_url = file.auth.token_url
-    if not _is_base_url(token_url) or not token_url.startswith("https://") or "{" in token_url:
-        raise RowError("auth.token_url", f"{token_url!r} is no plain https URL")
-
-
-def _is_base_url(url: str) -> bool:
-    """Tell whether a URL is scheme, host, port and path alone; parameters may stand in it."""
-    plain = _PLACEHOLDER.sub("x", url)
-    if "{model}" in url or not _BASE_URL.fullmatch(plain):
-        return False
-    try:
-        return urlsplit(plain).port != 0
-    except ValueError:  # a port out of range, or brackets around no address
-        return False
-
-
-def _check_headers(file: ProviderFile) -> None:
-    """Check that what becomes a header can be one."""
-    auth = file.auth
-    if auth.style == "header" and not auth.header:
-        raise RowError("auth.header", "it is needed with style 'header'")
-    for name in ("header", "scheme", "organization_header", "project_header"):
-        text = getattr(auth, name)
-        if text and not _HEADER_NAME.fullmatch(text):
-            raise RowError(f"auth.{name}", f"{text!r} cannot stand in a header")
-    headers = {"headers": file.headers} | {f"{key}.headers": table.headers for key, table in _tables(file).items()}
-    for key, values in headers.items():
-        for name, value in values.items():
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-                raise RowError(key, f"{name!r} = {value!r} is no header of printable ASCII")
-
-
-def _check_errors(file: ProviderFile) -> None:
-    """Check the rows of the table of errors."""
-    for number, rule in enumerate(file.errors):
-        _pattern(f"errors[{number}].code", rule.code)
-        _pattern(f"errors[{number}].message", rule.message)
-        if rule.reason not in _ANSWERABLE:
-            raise RowError(f"errors[{number}].reason", f"no error of a provider's means {rule.reason.value}")
-
-
-def check_parameters(file: ProviderFile) -> None:
-    """Check that what stands in braces in URLs and what the file calls a parameter are the same.
-
-    Raises:
-        RowError: they are not.
-    """
-    unknown = sorted(file.parameters.keys() - PARAMETERS)
-    if unknown:
-        raise RowError(f"parameters.{unknown[0]}", f"it is not one of {', '.join(sorted(PARAMETERS))}")
-    tables = _tables(file)
-    texts = [
-        file.base_url,
-        *(table.base_url + table.path + table.stream_path for table in tables.values()),
-        *file.regional_base_urls.values(),
-    ]
-    used = set(_PLACEHOLDER.findall(" ".join(texts))) - {"model"}
-    for name in sorted(used ^ file.parameters.keys()):
-        raise RowError(f"parameters.{name}", "a parameter has to be both in [parameters] and in a URL")
-    for key, table in tables.items():
-        if missing := sorted(set(table.needs) - file.parameters.keys()):
-            raise RowError(f"{key}.needs", f"{missing[0]!r} is no parameter")
-    if file.regional_base_urls and "region" not in file.parameters:
-        raise RowError("regional_base_urls", "they need the parameter 'region'")
-
-
-def _pattern(key: str, text: str) -> re.Pattern[str]:
-    """Compile a pattern of a file."""
-    try:
-        return re.compile(text)
-    except (re.error, ValueError, OverflowError, RecursionError) as error:
-        raise RowError(key, f"{text!r} is no regular expression: {error}") from error
-
-
-def _surface(file: ProviderFile, key: str, table: SurfaceTable, known: Mapping[str, D]) -> Surface[D]:
-    """Build the surface that the table *key* describes."""
-    dialect = known.get(table.name)
-    if dialect is None:
-        raise RowError(f"{key}.name", f"{table.name!r} is not one of {', '.join(sorted(known))}")
-    try:
-        flags = msgspec.convert(table.compatibility, dialect.flags)
-    except msgspec.ValidationError as error:
-        raise schema_error(error, f"{key}.compatibility") from error
-    base_url = (table.base_url or file.base_url).rstrip("/")
-    profile = Profile(file.id, table.path, flags, table.stream_path, file.errors)
-    return Surface(
-        dialect,
-        profile,
-        base_url,
-        file.headers | table.headers,
-        needs=table.needs,
-        key_header=table.key_header,
-        routing_preferences=table.routing_preferences,
-    )
-
-
-def _offer(file: ProviderFile, key: str, known: Mapping[str, D]) -> Surface[D] | None:
-    """Build the surface of a table that not every file has."""
-    table = _tables(file).get(key)
-    return None if table is None else _surface(file, key, table, known)

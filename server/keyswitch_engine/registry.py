@@ -18,8 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from keyswitch_engine.claims import Claims, folded
-from keyswitch_engine.provider import (
-    Provider,
+from keyswitch_engine.operator import Operator
+from keyswitch_engine.provider import Provider
+from keyswitch_engine.provider_file import (
     ProviderFile,
     RowError,
     SurfaceTable,
@@ -35,16 +36,20 @@ class RegistryError(Exception):
     """A provider file is invalid; the message names the file, and where they are known line and key."""
 
 
-class Registry:
-    """Every provider, by id; immutable once built."""
+_UNGOVERNED = Operator()
 
-    def __init__(self, providers: Iterable[Provider], fingerprint: str) -> None:
-        """Index *providers*, no two of which claim the same name."""
+
+class Registry:
+    """Every provider, by id, and what the operator lays down beside them; immutable once built."""
+
+    def __init__(self, providers: Iterable[Provider], fingerprint: str, operator: Operator = _UNGOVERNED) -> None:
+        """Index *providers*, no two of which claim the same name; *operator* speaks of these providers."""
         by_id = {provider.id: provider for provider in sorted(providers, key=lambda provider: provider.id)}
         self.providers: Mapping[str, Provider] = MappingProxyType(by_id)
         self.fingerprint = fingerprint
         """16 hexadecimal digits over the data; comments and order do not change it."""
-        self.claims = Claims(by_id.values())
+        self.operator = operator
+        self.claims = Claims(by_id.values(), {name: model.provider for name, model in operator.virtual_models.items()})
         """Who claims which model."""
         self._names = {
             folded(name): provider for provider in by_id.values() for name in (provider.id, *provider.aliases)

@@ -7,11 +7,13 @@ from typing import Generic
 import msgspec
 
 from keyswitch_engine.credential import Credential, NoCredential
+from keyswitch_engine.custom_endpoint import CustomEndpoint
+from keyswitch_engine.decision import ExcludedCandidate
 from keyswitch_engine.events import Billing, CredentialSource
 from keyswitch_engine.provider import D, Provider, Surface
 from keyswitch_engine.routing_preferences import Wishes
 
-__all__ = ["ExcludedCandidate", "Route", "Target"]
+__all__ = ["Route", "Target"]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -27,13 +29,8 @@ class Target(msgspec.Struct, frozen=True):
     """Flags that override the row's, by name."""
     routing: Wishes = {}
     """How a router should choose among the hosts of a model."""
-
-
-class ExcludedCandidate(msgspec.Struct, frozen=True):
-    """A provider that could have served the model, and why it was left out."""
-
-    provider: str
-    reason: str
+    custom_endpoint: CustomEndpoint | None = None
+    """An endpoint of the caller's own, instead of provider and model."""
 
 
 class Route(msgspec.Struct, Generic[D], frozen=True):

@@ -9,17 +9,62 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable, Violation
 from keyswitch_engine.wire import MALFORMED_JSON
 
-__all__ = ["ROUTERS", "Wishes", "with_wishes"]
+__all__ = ["ROUTERS", "MaxPrice", "Preferences", "Wishes", "merged", "with_wishes"]
 
 Wishes: TypeAlias = Mapping[str, Any]
-"""What the caller wishes, by the contract's names, in its order; nothing that was not given."""
+"""What is wished, by the contract's names, in its order; nothing that was not given."""
+
+
+class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a router may pay at most, in US dollars: a million tokens, a request, or an image."""
+
+    prompt: float | None = None
+    completion: float | None = None
+    request: float | None = None
+    image: float | None = None
+
+
+class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Wishes as files and settings say them; the names and values are the contract's `RoutingPreferences`."""
+
+    order: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    allow_fallbacks: bool | None = None
+    require_parameters: bool | None = None
+    data_collection: Literal["allow", "deny"] | None = None
+    zdr: bool | None = None
+    enforce_distillable_text: bool | None = None
+    quantizations: tuple[str, ...] = ()
+    sort: Literal["price", "throughput", "latency"] | None = None
+    max_price: MaxPrice | None = None
+    preferred_min_throughput: float | None = None
+    preferred_max_latency: float | None = None
+
+    @property
+    def wishes(self) -> Wishes:
+        """What was given."""
+        given: Wishes = msgspec.to_builtins(self)
+        return given
+
+
+def merged(*levels: Wishes) -> Wishes:
+    """Merge wishes key by key, the later ones winning: lists are replaced, tables merged in their turn."""
+    result: dict[str, Any] = {}
+    for level in levels:
+        for name, value in level.items():
+            before = result.get(name)
+            if isinstance(before, Mapping) and isinstance(value, Mapping):
+                value = merged(before, value)  # noqa: PLW2901 - the same key, with what was there before
+            result[name] = value
+    return result
 
 
 def _openrouter(wishes: Wishes) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from keyswitch.v1 import registry_service_pb2_grpc as pb_grpc
 from keyswitch_bridge.requests import refuse_unknown
 from keyswitch_bridge.routes import provider_message
 from keyswitch_engine.errors import InvalidRequest, Violation
-from keyswitch_engine.provider import SCHEMA_VERSION, Provider
+from keyswitch_engine.keyring import find_provider
+from keyswitch_engine.provider import Provider
+from keyswitch_engine.provider_file import SCHEMA_VERSION
 from keyswitch_engine.registry import Registry
-from keyswitch_engine.routing import find_provider
 
 __all__ = ["MIN_CLIENT_VERSION", "RegistryService"]
 

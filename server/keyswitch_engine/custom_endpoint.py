@@ -1,0 +1,125 @@
+"""Endpoints of the caller's own: a URL, a protocol, and a credential that goes there and nowhere else.
+
+To the rest of the engine such an endpoint is a provider without a file, with the id `custom`, which no file can have.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from keyswitch_engine.credential import Credential
+from keyswitch_engine.dialects import DIALECTS
+from keyswitch_engine.dialects.base import Profile
+from keyswitch_engine.errors import InvalidRequest, Reason, Violation
+from keyswitch_engine.provider import Auth, Provider, Surface
+
+__all__ = ["FIELD", "PROVIDER_ID", "CustomEndpoint", "provider_at"]
+
+PROVIDER_ID: Final = "custom"
+"""What receipts and errors call the provider."""
+FIELD: Final = "target.custom_endpoint"
+"""Where a request names its endpoint."""
+
+_ACCEPTS: Final = ("api_key", "bearer_token", "none")
+_REMEMBERED = 256
+
+
+class CustomEndpoint(msgspec.Struct, frozen=True):
+    """A model server of the caller's own."""
+
+    base_url: str
+    """Absolute URL up to the dialect's own path; that path may follow, and a version may be missing."""
+    model: str
+    credential: Credential
+    label: str = "custom"
+    """What people call it."""
+    dialect: str = "openai-chat"
+    compatibility: Mapping[str, Any] = {}
+    """Flags that override the dialect's defaults, by name."""
+
+
+class _Form(NamedTuple):
+    """How servers of a dialect are addressed."""
+
+    path: str
+    always_versioned: bool
+    """Whether `/v1` stands before the path whatever the base URL is; else only behind a host alone."""
+    auth: Auth
+    headers: Mapping[str, str] = {}
+
+
+_BEARER = Auth(accepts=_ACCEPTS)
+_FORMS: Mapping[str, _Form] = MappingProxyType(
+    {
+        "openai-chat": _Form("/chat/completions", always_versioned=False, auth=_BEARER),
+        "openai-responses": _Form("/responses", always_versioned=False, auth=_BEARER),
+        "anthropic-messages": _Form(
+            "/messages",
+            always_versioned=True,
+            auth=Auth(style="header", header="x-api-key", accepts=_ACCEPTS),
+            headers={"anthropic-version": "2023-06-01"},
+        ),
+    }
+)
+
+
+def provider_at(endpoint: CustomEndpoint) -> Provider:
+    """Return the provider that stands for an endpoint.
+
+    Raises:
+        InvalidRequest: its URL or its dialect is none that can be called.
+    """
+    return _provider(endpoint.label, endpoint.base_url, endpoint.dialect)
+
+
+@functools.lru_cache(_REMEMBERED)
+def _provider(label: str, url: str, dialect: str) -> Provider:
+    """Build the provider; nothing that is remembered here is a secret."""
+    form = _FORMS.get(dialect)
+    if form is None:
+        raise InvalidRequest([Violation(f"{FIELD}.dialect", f"one of {', '.join(sorted(_FORMS))}")])
+    base_url = _base_url(url, form)
+    spoken = DIALECTS[dialect]
+    surface = Surface(spoken, Profile(PROVIDER_ID, form.path, spoken.flags()), base_url, dict(form.headers))
+    return Provider(PROVIDER_ID, label, base_url, (surface,), form.auth)
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
+_VERSION = re.compile(r"v\d+[a-z0-9]*")
+
+
+def _base_url(url: str, form: _Form) -> str:
+    """Return everything before the dialect's path, which is joined on once however much of it the caller wrote."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError:  # a port out of range, or brackets around no address
+        raise _invalid("it is no URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise _invalid("it must begin with https://")
+    if "@" in parts.netloc:
+        raise _invalid("no user and password in it; the key has a field of its own")
+    if parts.query or parts.fragment or "?" in url or "#" in url:
+        raise _invalid("no query and no fragment")
+    if not _HOST.fullmatch(parts.netloc) or port == 0:
+        raise _invalid("its host is none that could be called")
+    path = parts.path.rstrip("/").removesuffix(form.path)
+    if not _SEGMENTS.fullmatch(path):
+        raise _invalid("its path holds what no path of an endpoint does")
+    versioned = _VERSION.fullmatch(path.rpartition("/")[2]) is not None
+    if not path or (form.always_versioned and not versioned):
+        path += "/v1"
+    return f"{parts.scheme}://{parts.netloc.lower()}{path}"
+
+
+def _invalid(rule: str) -> InvalidRequest:
+    """Return the refusal of a URL, which is not shown: it may hold a key."""
+    return InvalidRequest([Violation(f"{FIELD}.base_url", rule)], Reason.INVALID_ENDPOINT)

@@ -1,0 +1,244 @@
+"""Which provider and model a request means, and who pays: the rules of routing, apart from what is sent.
+
+Dispatch and explanations decide by this and so does the list of models on offer, which is why it looks at no secret:
+that a key came is all that counts.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from keyswitch_engine.claims import Claim, Rank, folded
+from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Violation
+from keyswitch_engine.keyring import Keyring, find_provider, needs_no_key
+from keyswitch_engine.operator import Caller, VirtualModel
+from keyswitch_engine.provider import Provider
+from keyswitch_engine.registry import Registry
+
+__all__ = ["Decision", "ExcludedCandidate", "NativeModel", "clean_model", "decide", "native_model"]
+
+
+class ExcludedCandidate(msgspec.Struct, frozen=True):
+    """A provider that could have served the model, and why it was left out."""
+
+    provider: str
+    reason: str
+
+
+class NativeModel(msgspec.Struct, frozen=True):
+    """A model id as its provider knows it."""
+
+    id: str
+    reason: str
+    """Why it is this one, as a sentence."""
+    virtual: VirtualModel | None = None
+    """The virtual model that stands for it, if the request named one."""
+
+    @property
+    def virtual_name(self) -> str:
+        """Name of the virtual model; empty if there is none."""
+        return self.virtual.name if self.virtual is not None else ""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Where a request goes, and on whose bill."""
+
+    provider: Provider
+    model: NativeModel
+    menu: str
+    """The menu by which the operator's key serves it; empty where the caller's credential does, or none is needed."""
+    reasons: tuple[str, ...]
+    excluded: tuple[ExcludedCandidate, ...]
+
+
+def decide(registry: Registry, provider_name: str, model: str, keyring: Keyring, caller: Caller) -> Decision:
+    """Decide for a provider, which may be empty, and a model that is clean, and may be empty too.
+
+    Raises:
+        RequestError: the request goes nowhere; the reason is one of the contract's for routing.
+    """
+    excluded: tuple[ExcludedCandidate, ...] = ()
+    if provider_name:
+        provider = find_provider(registry, provider_name)
+        reason = f"the request names the provider {provider.id}"
+    elif model:
+        provider, reason, excluded = _from_model(registry, model, keyring, caller)
+    else:
+        provider = _from_single_key(registry, keyring)
+        reason = f"the only key that came is for {provider.id}"
+    native = native_model(registry, provider, model)
+    menu = _menu(registry, provider, native, keyring, caller)
+    _check_policy(registry, provider, byok=not menu and keyring.pays(provider))
+    return Decision(provider, native, menu, (reason, native.reason), excluded)
+
+
+_MAX_MODEL = 256
+
+
+def clean_model(model: str, field: str = "target.model") -> str:
+    """Trim the model id in *field* and refuse what no id holds.
+
+    Raises:
+        InvalidRequest: it holds it.
+    """
+    model = model.strip()
+    if len(model) > _MAX_MODEL:
+        raise _bad_model(field, f"at most {_MAX_MODEL} characters")
+    if not model.isprintable():  # by Unicode's categories, which know every character of the kind
+        raise _bad_model(field, "no control, zero-width or bidirectional characters")
+    if any(segment in (".", "..") for segment in model.split("/")):
+        raise _bad_model(field, "no '.' or '..' as a path segment")
+    return model
+
+
+def _bad_model(field: str, rule: str) -> InvalidRequest:
+    """Return the refusal of a model id."""
+    return InvalidRequest([Violation(field, rule)])
+
+
+def native_model(registry: Registry, provider: Provider, model: str) -> NativeModel:
+    """Return a clean model id as the provider knows it, and why.
+
+    Raises:
+        RequestError: no model is given, and the provider has no default.
+    """
+    if not model:
+        if provider.default_model:
+            return NativeModel(
+                provider.default_model, f"{provider.default_model} is the default model of {provider.id}"
+            )
+        raise RequestError(
+            Reason.MODEL_REQUIRED, f"{provider.name} has no default model; name one", field="target.model"
+        )
+    virtual = registry.operator.virtual_models.get(model)
+    if virtual is not None and virtual.provider.id == provider.id:
+        return NativeModel(virtual.model, f"{virtual.name} is the operator's name for {virtual.model}", virtual)
+    if provider.strip_own_prefix and model not in provider.models:
+        for separator in "/:":
+            token, found, rest = model.partition(separator)
+            if found and rest and folded(token) == provider.vendor_token and (not provider.router or "/" in rest):
+                return NativeModel(
+                    clean_model(rest), f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
+                )
+    return NativeModel(model, "the model id goes through as it is")
+
+
+def _from_model(
+    registry: Registry, model: str, keyring: Keyring, caller: Caller
+) -> tuple[Provider, str, tuple[ExcludedCandidate, ...]]:
+    """Derive the provider from a model id: keyed ones only, if any is keyed; then by rank."""
+    candidates = _candidates(registry, model, keyring, caller)
+    if not candidates:
+        raise RequestError(
+            Reason.UNROUTABLE_MODEL, "no provider owns this model; name the provider too", field="target.model"
+        )
+    keyed = [claim for claim in candidates if _is_keyed(registry, claim.provider, model, keyring, caller)]
+    pool = keyed or candidates
+    best = min(claim.rank for claim in pool)
+    winners = [claim.provider for claim in pool if claim.rank is best]
+    if len(winners) > 1:
+        names = ", ".join(sorted(provider.id for provider in winners))
+        raise RequestError(
+            Reason.AMBIGUOUS_MODEL, f"this model could go to {names}; name the provider", field="target.model"
+        )
+    winner = winners[0]
+    excluded = tuple(
+        ExcludedCandidate(claim.provider.id, f"only {claim.rank.words}" if claim in pool else "no key came for it")
+        for claim in sorted(candidates, key=lambda candidate: candidate.provider.id)
+        if claim.provider is not winner
+    )
+    if not keyed and not needs_no_key(winner) and not keyring.consents(winner):
+        raise keyring.missing(winner, _routers_for(registry, model))
+    return winner, f"the model leads to {winner.id}, which {best.words}", excluded
+
+
+def _is_keyed(registry: Registry, provider: Provider, model: str, keyring: Keyring, caller: Caller) -> bool:
+    """Tell whether somebody's key is there for a model at a provider: the caller's, or the operator's by a menu."""
+    if keyring.brings(provider):
+        return True
+    if provider.id not in registry.operator.platform_keys or not keyring.consents(provider):
+        return False
+    native = native_model(registry, provider, model)
+    return bool(registry.operator.menu_with(caller, provider, native.id, native.virtual_name))
+
+
+def _candidates(registry: Registry, model: str, keyring: Keyring, caller: Caller) -> tuple[Claim, ...]:
+    """Return every provider that could serve a model, with its claim."""
+    claims = registry.claims.on(model)
+    claiming = {claim.provider.id for claim in claims}
+    operator = registry.operator
+    with_keys = (keyring.own.keys() | operator.platform_keys.keys()) - claiming
+    takers = (
+        row
+        for row in map(registry.providers.__getitem__, with_keys)
+        if row.foreign_id_form is not None
+        and row.foreign_id_form.search(model)
+        and _is_keyed(registry, row, model, keyring, caller)
+    )
+    found = (*claims, *(Claim(row, Rank.FOREIGN) for row in takers))
+    if found or not operator.menus:
+        return found
+    listed = operator.listing(caller, model)  # ids that only the operator knows, for those who consent to its keys
+    return tuple(Claim(row, Rank.EXACT) for row in listed if keyring.consents(row))
+
+
+def _routers_for(registry: Registry, model: str) -> list[str]:
+    """Return the routers that take a model's id."""
+    return [
+        provider.id
+        for provider in registry.providers.values()
+        if provider.router and provider.foreign_id_form and provider.foreign_id_form.search(model)
+    ]
+
+
+def _from_single_key(registry: Registry, keyring: Keyring) -> Provider:
+    """Return the provider of the only key."""
+    named = keyring.named
+    if len(named) == 1:
+        return registry.providers[named[0]]
+    came = f"keys came for {', '.join(named)}" if named else "no key came either"
+    raise RequestError(
+        Reason.PROVIDER_REQUIRED, f"neither provider nor model is given, and {came}", field="target.provider"
+    )
+
+
+def _menu(registry: Registry, provider: Provider, native: NativeModel, keyring: Keyring, caller: Caller) -> str:
+    """Return the menu by which the operator pays; empty where the caller's own credential is used, or none is needed.
+
+    The caller's own credential always comes first, and nothing but a consent leads to the operator's.
+
+    Raises:
+        RequestError: there is no credential that could be used.
+    """
+    if keyring.chosen(provider):
+        return ""
+    if keyring.chose_consent(provider):
+        menu = registry.operator.menu_with(caller, provider, native.id, native.virtual_name)
+        if menu:
+            return menu
+        if not needs_no_key(provider):
+            error = RequestError(
+                Reason.PLATFORM_NOT_ALLOWED,
+                f"the operator's key for {provider.name} may not serve this model: it is on no menu that applies; "
+                "send a key of your own",
+                field="target.model",
+            )
+            error.provider = provider.id
+            raise error
+    if needs_no_key(provider) and not keyring.label:
+        return ""
+    raise keyring.missing(provider)
+
+
+def _check_policy(registry: Registry, provider: Provider, *, byok: bool) -> None:
+    """Refuse what the operator has switched off; what callers have stored elsewhere stays theirs."""
+    operator = registry.operator
+    if provider.id in operator.disabled_providers:
+        raise _disabled(f"{provider.name} is switched off here", "target.provider")
+    if byok and not operator.byok:
+        raise _disabled("bringing your own key is switched off here", "credentials")
+
+
+def _disabled(message: str, field: str) -> RequestError:
+    """Return the refusal of what the operator has switched off."""
+    return RequestError(Reason.DISABLED_BY_POLICY, message, field=field)

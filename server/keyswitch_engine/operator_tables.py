@@ -1,0 +1,166 @@
+"""What the operator's settings may say of routing, and what is checked of it against the providers.
+
+Everything that is wrong refuses to start, or to reload: a menu that is read half could send a bill to the wrong place.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from keyswitch_engine.credential import Credential, kind_of
+from keyswitch_engine.decision import native_model
+from keyswitch_engine.errors import InvalidRequest, RequestError
+from keyswitch_engine.operator import Menu, MenuLine, Operator, VirtualModel
+from keyswitch_engine.overrides import overridden, with_routing
+from keyswitch_engine.provider import Provider
+from keyswitch_engine.registry import Registry, RegistryError
+from keyswitch_engine.routing_preferences import Preferences
+
+__all__ = ["MenuTable", "OperatorTables", "PolicyTable", "VirtualModelTable", "govern"]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Part of the operator's settings."""
+
+
+class MenuTable(_Table, frozen=True):
+    """`[menus.NAME]`."""
+
+    applies_to: tuple[str, ...]
+    """`*`, names of callers, and `caller/tenant`. Who has not proved who it is, is `anonymous`."""
+    models: tuple[str, ...]
+    """`provider/model` with `*` and `?` in the model, or names of virtual models."""
+
+
+class VirtualModelTable(_Table, frozen=True):
+    """`[virtual_models.NAME]`."""
+
+    provider: str
+    model: str
+    routing: Preferences = Preferences()
+    compatibility: dict[str, Any] = {}
+
+
+class PolicyTable(_Table, frozen=True):
+    """`[policy]`."""
+
+    byok: bool = True
+    custom_endpoints: bool = True
+    disabled_providers: tuple[str, ...] = ()
+
+
+class OperatorTables(_Table, frozen=True):
+    """What the settings say of routing, apart from keys."""
+
+    menus: dict[str, MenuTable] = {}
+    virtual_models: dict[str, VirtualModelTable] = {}
+    policy: PolicyTable = PolicyTable()
+
+
+def govern(registry: Registry, tables: OperatorTables, platform_keys: Mapping[str, Credential]) -> Registry:
+    """Return *registry* under what the operator lays down; *platform_keys* are by names of providers.
+
+    Raises:
+        RegistryError: something in it is wrong; the message names the setting.
+    """
+    keys = dict(_keys(registry, platform_keys))
+    virtual = {name: _virtual(registry, name, table) for name, table in sorted(tables.virtual_models.items())}
+    menus = tuple(_menu(registry, keys, virtual, name, table) for name, table in sorted(tables.menus.items()))
+    policy = tables.policy
+    disabled = frozenset(
+        _provider(registry, f"policy.disabled_providers[{number}]", name).id
+        for number, name in enumerate(policy.disabled_providers)
+    )
+    operator = Operator(keys, menus, virtual, policy.byok, policy.custom_endpoints, disabled)
+    return Registry(registry.providers.values(), registry.fingerprint, operator)
+
+
+def _provider(registry: Registry, setting: str, name: str) -> Provider:
+    """Return the provider that a setting names."""
+    provider = registry.find(name)
+    if provider is None:
+        raise RegistryError(f"{setting}: {name!r} is no provider")
+    return provider
+
+
+def _keys(registry: Registry, platform_keys: Mapping[str, Credential]) -> Iterator[tuple[str, Credential]]:
+    """Check the operator's keys: each is of a kind that its provider takes, and no provider has two."""
+    owners: dict[str, str] = {}
+    for name, credential in platform_keys.items():
+        setting = f"platform_keys.{name}"
+        provider = _provider(registry, setting, name)
+        if kind_of(credential) not in provider.auth.accepts or provider.auth.style == "none":
+            raise RegistryError(f"{setting}: {provider.id} takes {' or '.join(provider.auth.accepts)}")
+        if (other := owners.setdefault(provider.id, name)) != name:
+            raise RegistryError(f"{setting}: {provider.id} has a key already, as {other}")
+        yield provider.id, credential
+
+
+_VIRTUAL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+
+
+def _virtual(registry: Registry, name: str, table: VirtualModelTable) -> VirtualModel:
+    """Check a virtual model: nobody else claims its name, and its provider can be told what it says."""
+    setting = f"virtual_models.{name}"
+    if not _VIRTUAL_NAME.fullmatch(name):
+        raise RegistryError(f"{setting}: the name is made of lower-case letters, digits, '.', '_' and '-'")
+    if claims := registry.claims.on(name):
+        raise RegistryError(f"{setting}: the name belongs to {claims[0].provider.id} already")
+    provider = _provider(registry, f"{setting}.provider", table.provider)
+    try:
+        native = native_model(registry, provider, table.model).id
+    except RequestError as error:
+        raise RegistryError(f"{setting}.model: {error.message}") from error
+    wishes = table.routing.wishes
+    try:
+        surface = overridden(provider.dialects[0], native, table.compatibility)
+        with_routing(provider, surface, "", wishes)
+    except RequestError as error:
+        found = error.violations[0].description if isinstance(error, InvalidRequest) else error.message
+        raise RegistryError(f"{setting}: {found}") from error
+    return VirtualModel(name, provider, native, wishes, table.compatibility)
+
+
+def _menu(
+    registry: Registry, keys: Mapping[str, Credential], virtual: Mapping[str, VirtualModel], name: str, table: MenuTable
+) -> Menu:
+    """Check a menu: it names models of providers that the operator has keys for."""
+    setting = f"menus.{name}"
+    for number, who in enumerate(table.applies_to):
+        if not re.fullmatch(r"\*|[^\s*/]+(/[^\s*/]+)?", who):
+            raise RegistryError(f"{setting}.applies_to[{number}]: expected '*', a caller, or caller/tenant")
+    lines = []
+    for number, text in enumerate(table.models):
+        where = f"{setting}.models[{number}]"
+        line = _line(registry, virtual, where, text)
+        if line.provider.id not in keys:
+            raise RegistryError(f"{where}: there is no platform key for {line.provider.id}")
+        lines.append(line)
+    return Menu(name, frozenset(table.applies_to), tuple(lines))
+
+
+_WILD = re.compile(r"[*?\[]")
+
+
+def _line(registry: Registry, virtual: Mapping[str, VirtualModel], where: str, text: str) -> MenuLine:
+    """Read one line of a menu."""
+    if (named := virtual.get(text)) is not None:
+        return MenuLine(named.provider, re.compile(re.escape(named.model)), virtual=text)
+    owner, slash, rest = text.partition("/")
+    if not slash or not rest:
+        raise RegistryError(f"{where}: expected provider/model, or the name of a virtual model")
+    provider = registry.find(owner) or registry.claims.vendor(owner)
+    if provider is None:
+        raise RegistryError(f"{where}: {owner!r} is no provider")
+    if _WILD.search(rest):  # some providers' own ids begin with their own names: `groq/compound`
+        return MenuLine(provider, re.compile(f"{fnmatch.translate(rest)}|{fnmatch.translate(text)}"))
+    try:
+        native = native_model(registry, provider, text if text in provider.models else rest).id
+    except RequestError as error:
+        raise RegistryError(f"{where}: {error.message}") from error
+    return MenuLine(provider, re.compile(re.escape(native)), model=native)
