@@ -9,6 +9,7 @@ from collections.abc import Callable
 from keyswitch_engine import registry
 from keyswitch_engine.dialects import DIALECTS
 from keyswitch_engine.dialects.base import Flags
+from keyswitch_engine.operator_tables import PolicyTable
 from keyswitch_server.settings import Settings
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
@@ -29,7 +30,7 @@ def settings() -> str:
         default = field.default
         shown = (
             "none"
-            if default in ("", (), frozenset())
+            if default in ("", (), frozenset(), {}, PolicyTable())
             else f"`{str(default).lower() if default in (True, False) else default}`"
         )
         lines.append(f"| `{name}` | `KEYSWITCH_{name.upper()}` | {shown} | {field.description} |")

@@ -18,6 +18,7 @@ from keyswitch_engine.credential import (
     GoogleAccessToken,
     GoogleServiceAccount,
     NoCredential,
+    PlatformConsent,
     ProviderCredential,
 )
 from keyswitch_engine.secret import Secret
@@ -26,7 +27,7 @@ from keyswitch_engine.wire import MALFORMED_JSON
 from keyswitch_bridge.not_yet import refuse_fields
 from keyswitch_bridge.violations import Violations
 
-__all__ = ["read_credential", "read_credentials"]
+__all__ = ["read_credential", "read_credentials", "read_own", "read_own_credential"]
 
 _MAX_CREDENTIALS = 64
 _MAX_KEY_FILE = 16 * 1024
@@ -46,16 +47,24 @@ def read_credentials(credentials: Iterable[pb.ProviderCredential], found: Violat
 def read_credential(entry: pb.ProviderCredential, path: str, found: Violations) -> ProviderCredential:
     """Read one provider's credential, which stands at *path*."""
     provider = entry.provider.strip()
-    if not provider and entry.credential.WhichOneof("kind") != "platform":
-        found.add(f"{path}.provider", "is required")
-    found.name(provider, f"{path}.provider", 64)
-    credential = _credential(entry.credential, f"{path}.credential", found)
     label = found.name(entry.label, f"{path}.label", 64) if entry.label else ""
-    return ProviderCredential(provider, credential, label)
+    found.name(provider, f"{path}.provider", 64)
+    if entry.credential.WhichOneof("kind") == "platform":
+        return ProviderCredential(provider, PlatformConsent(), label)
+    if not provider:
+        found.add(f"{path}.provider", "is required")
+    return ProviderCredential(provider, read_own(entry.credential, f"{path}.credential", found), label)
 
 
-def _credential(credential: pb.Credential, path: str, found: Violations) -> Credential:
-    """Read a credential."""
+def read_own_credential(entry: pb.ProviderCredential, path: str, found: Violations) -> ProviderCredential:
+    """Read one provider's credential where a consent to the operator's would mean nothing."""
+    if entry.credential.WhichOneof("kind") == "platform":
+        found.add(f"{path}.credential.platform", "only a credential of the caller's own can be used here")
+    return read_credential(entry, path, found)
+
+
+def read_own(credential: pb.Credential, path: str, found: Violations) -> Credential:
+    """Read a credential that can authenticate a call, which stands at *path*."""
     refuse_fields(credential, f"{path}.")
     match credential.WhichOneof("kind"):
         case "api_key":
@@ -81,6 +90,9 @@ def _credential(credential: pb.Credential, path: str, found: Violations) -> Cred
                 found.header_text(inner.gateway_id, f"{path}.cloudflare.gateway_id"),
             )
         case "none":
+            return NoCredential()
+        case "platform":
+            found.add(f"{path}.platform", "the operator's key goes to providers that it is for alone")
             return NoCredential()
         case _:
             found.add(path, "its kind is required")

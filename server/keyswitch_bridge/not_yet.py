@@ -22,15 +22,13 @@ RPCS = frozenset(
 """Full names of the rpcs."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
-    "GenerateRequest": ("fallbacks", "tenant"),
-    "StreamGenerateRequest": ("fallbacks", "tenant"),
-    "ExplainRouteRequest": ("fallbacks", "tenant"),
-    "EmbedRequest": ("fallbacks", "tenant"),
-    "CountTokensRequest": ("fallbacks", "tenant"),
-    "ListProviderModelsRequest": ("tenant",),
-    "ValidateCredentialRequest": ("tenant",),
-    "Target": ("custom_endpoint",),
-    "Credential": ("stored", "platform"),
+    "GenerateRequest": ("fallbacks",),
+    "StreamGenerateRequest": ("fallbacks",),
+    "ExplainRouteRequest": ("fallbacks",),
+    "EmbedRequest": ("fallbacks",),
+    "CountTokensRequest": ("fallbacks",),
+    "CustomEndpoint": ("headers",),
+    "Credential": ("stored",),
     "Limits": ("max_attempts", "hedge_after"),
 }
 """Fields by message."""

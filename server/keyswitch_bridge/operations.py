@@ -16,9 +16,9 @@ from keyswitch_engine.operations import Embedded
 from keyswitch_engine.route import Target
 
 from keyswitch_bridge import conversation
-from keyswitch_bridge.credentials import read_credential, read_credentials
-from keyswitch_bridge.not_yet import refuse_fields
-from keyswitch_bridge.requests import REGION, RequestedLimits, read_limits, read_target, refuse_unknown
+from keyswitch_bridge.credentials import read_credentials, read_own_credential
+from keyswitch_bridge.not_yet import FIELDS, refuse_fields
+from keyswitch_bridge.requests import REGION, RequestedLimits, read_limits, read_target, read_tenant, refuse_unknown
 from keyswitch_bridge.responses import finished_message, started_message
 from keyswitch_bridge.violations import Violations
 
@@ -46,6 +46,7 @@ class EmbedCall(msgspec.Struct, frozen=True):
     credentials: tuple[ProviderCredential, ...]
     given: EmbeddingInput
     limits: RequestedLimits
+    tenant: str = ""
 
 
 class CountCall(msgspec.Struct, frozen=True):
@@ -54,6 +55,7 @@ class CountCall(msgspec.Struct, frozen=True):
     target: Target
     credentials: tuple[ProviderCredential, ...]
     generation: Generation
+    tenant: str = ""
 
 
 class ListModelsCall(msgspec.Struct, frozen=True):
@@ -66,7 +68,8 @@ class ListModelsCall(msgspec.Struct, frozen=True):
 def _begin(message: Message) -> Violations:
     """Refuse what is unknown or not built yet, and begin to collect what is wrong."""
     refuse_unknown(message)
-    refuse_fields(message, "")
+    if message.DESCRIPTOR.name in FIELDS:
+        refuse_fields(message, "")
     return Violations()
 
 
@@ -99,6 +102,7 @@ def read_embed(message: pb.EmbedRequest) -> EmbedCall:
             found.name(message.end_user_id, "end_user_id", 256),
         ),
         limits,
+        read_tenant(message.tenant, found),
     )
     found.check()
     return call
@@ -119,7 +123,12 @@ def read_count_tokens(message: pb.CountTokensRequest) -> CountCall:
         system=conversation.read_parts(message.system, "system", found) if message.system else (),
         tools=conversation.read_tools(message.tools, found),
     )
-    call = CountCall(read_target(message.target, found), read_credentials(message.credentials, found), generation)
+    call = CountCall(
+        read_target(message.target, found),
+        read_credentials(message.credentials, found),
+        generation,
+        read_tenant(message.tenant, found),
+    )
     found.check()
     return call
 
@@ -132,6 +141,7 @@ def read_list_models(message: pb.ListProviderModelsRequest) -> ListModelsCall:
         Unavailable: it asks for something that is not built yet.
     """
     found = _begin(message)
+    read_tenant(message.tenant, found)
     provider = message.provider.strip()
     if not provider:
         found.add("provider", "is required")
@@ -141,7 +151,7 @@ def read_list_models(message: pb.ListProviderModelsRequest) -> ListModelsCall:
         entry = message.credential
         if not entry.provider:  # said already
             entry.provider = provider
-        credential = read_credential(entry, "credential", found)
+        credential = read_own_credential(entry, "credential", found)
     call = ListModelsCall(Target(provider=found.name(provider, "provider", 64), region=region), credential)
     found.check()
     return call
@@ -163,8 +173,9 @@ def read_validate_credential(message: pb.ValidateCredentialRequest) -> CheckCall
         Unavailable: it asks for something that is not built yet.
     """
     found = _begin(message)
+    read_tenant(message.tenant, found)
     region = found.pattern(message.region, REGION, "region") if message.region else ""
-    call = CheckCall(read_credential(message.credential, "credential", found), message.model.strip(), region)
+    call = CheckCall(read_own_credential(message.credential, "credential", found), message.model.strip(), region)
     found.check()
     return call
 

@@ -11,11 +11,12 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import target_pb2
 from keyswitch_engine.credential import ProviderCredential
+from keyswitch_engine.custom_endpoint import CustomEndpoint
 from keyswitch_engine.generation import Generation, Sampling
 from keyswitch_engine.route import Target
 
 from keyswitch_bridge import conversation
-from keyswitch_bridge.credentials import read_credentials
+from keyswitch_bridge.credentials import read_credentials, read_own
 from keyswitch_bridge.not_yet import refuse_fields
 from keyswitch_bridge.violations import Violations
 
@@ -29,6 +30,7 @@ __all__ = [
     "read_generate",
     "read_limits",
     "read_target",
+    "read_tenant",
     "refuse_unknown",
 ]
 
@@ -59,6 +61,7 @@ class GenerateCall(msgspec.Struct, frozen=True):
     limits: RequestedLimits
     coalesce_window: float = 0.0
     """Seconds."""
+    tenant: str = ""
 
 
 class ExplainCall(msgspec.Struct, frozen=True):
@@ -68,6 +71,7 @@ class ExplainCall(msgspec.Struct, frozen=True):
     credentials: tuple[ProviderCredential, ...]
     generation: Generation
     include_body: bool
+    tenant: str = ""
 
 
 def read_generate(message: GenerateMessage) -> GenerateCall:
@@ -87,7 +91,12 @@ def read_generate(message: GenerateMessage) -> GenerateCall:
     if message.HasField("limits"):
         limits, window = read_limits(message.limits, found, streamed=isinstance(message, pb.StreamGenerateRequest))
     call = GenerateCall(
-        read_target(message.target, found), read_credentials(message.credentials, found), generation, limits, window
+        read_target(message.target, found),
+        read_credentials(message.credentials, found),
+        generation,
+        limits,
+        window,
+        read_tenant(message.tenant, found),
     )
     found.check()
     return call
@@ -111,6 +120,7 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
         read_credentials(message.credentials, found),
         generation,
         message.include_body,
+        read_tenant(message.tenant, found),
     )
     found.check()
     return call
@@ -200,12 +210,13 @@ def read_limits(limits: pb.Limits, found: Violations, *, streamed: bool) -> tupl
     )
 
 
+def read_tenant(tenant: str, found: Violations) -> str:
+    """Read for whom a call is made."""
+    return found.name(tenant, "tenant", 128) if tenant else ""
+
+
 def read_target(target: target_pb2.Target, found: Violations) -> Target:
     """Read where to go."""
-    refuse_fields(target, "target.")
-    compatibility: dict[str, str | bool] = {}
-    if target.HasField("compatibility"):
-        compatibility = {field.name: value for field, value in target.compatibility.ListFields()}
     return Target(
         provider=found.name(target.provider.strip(), "target.provider", 64),
         model=target.model.strip(),  # routing checks ids, wherever they come from
@@ -213,8 +224,28 @@ def read_target(target: target_pb2.Target, found: Violations) -> Target:
         region=found.pattern(target.region, REGION, "target.region") if target.region else "",
         credential_label=found.name(target.credential_label, "target.credential_label", 64),
         options_json=found.json_object(target.options_json, "target.options_json"),
-        compatibility=compatibility,
+        compatibility=_flags(target.compatibility) if target.HasField("compatibility") else {},
         routing=_read_routing(target.routing, found) if target.HasField("routing") else {},
+        custom_endpoint=_read_endpoint(target.custom_endpoint, found) if target.HasField("custom_endpoint") else None,
+    )
+
+
+def _flags(compatibility: target_pb2.Compatibility) -> dict[str, str | bool]:
+    """Return the flags that were given, by name."""
+    return {field.name: value for field, value in compatibility.ListFields()}
+
+
+def _read_endpoint(endpoint: target_pb2.CustomEndpoint, found: Violations) -> CustomEndpoint:
+    """Read an endpoint of the caller's own; routing checks its URL and its model."""
+    path = "target.custom_endpoint."
+    refuse_fields(endpoint, path)
+    return CustomEndpoint(
+        base_url=endpoint.base_url,
+        model=endpoint.model,
+        credential=read_own(endpoint.credential, f"{path}credential", found),
+        label=found.name(endpoint.label.strip(), f"{path}label", 64) or "custom",
+        dialect=found.name(endpoint.dialect, f"{path}dialect", 64) or "openai-chat",
+        compatibility=_flags(endpoint.compatibility) if endpoint.HasField("compatibility") else {},
     )
 
 

@@ -7,6 +7,8 @@ from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
 from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.dispatch import write_request
 from keyswitch_engine.key_shapes import key_warnings
+from keyswitch_engine.offers import Offer
+from keyswitch_engine.operator import Caller
 from keyswitch_engine.outline import outline
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
@@ -16,7 +18,7 @@ from keyswitch_engine.routing import resolve
 from keyswitch_bridge.receipts import BILLINGS, SOURCES
 from keyswitch_bridge.requests import ExplainCall
 
-__all__ = ["explain_message", "provider_message"]
+__all__ = ["explain_message", "model_message", "provider_message"]
 
 
 def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_pb2.ExplainRouteResponse:
@@ -25,7 +27,7 @@ def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_p
     Raises:
         RequestError: the request goes nowhere, or its body cannot be written.
     """
-    route = resolve(registry, call.target, call.credentials)
+    route = resolve(registry, call.target, call.credentials, Caller(tenant=call.tenant))
     message = _route(route)
     message.warnings.extend(key_warnings(registry, route))
     if call.include_body:
@@ -71,6 +73,13 @@ def provider_message(provider: Provider) -> registry_service_pb2.Provider:
         key_variables=provider.key_variables,
         key_pattern=provider.key_pattern.pattern if provider.key_pattern else "",
         compatibility=_flags(provider.dialects[0].profile.flags),
+    )
+
+
+def model_message(offer: Offer) -> registry_service_pb2.Model:
+    """Turn a model on offer into its message."""
+    return registry_service_pb2.Model(
+        id=offer.id, provider=offer.provider.id, resolved_model=offer.model, billing=BILLINGS[offer.billing]
     )
 
 

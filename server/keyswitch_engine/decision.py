@@ -148,7 +148,9 @@ def _from_model(
         if claim.provider is not winner
     )
     if not keyed and not needs_no_key(winner) and not keyring.consents(winner):
-        raise keyring.missing(winner, _routers_for(registry, model))
+        native = native_model(registry, winner, model)
+        on_menu = bool(_menu_with(registry, winner, native, caller))
+        raise keyring.missing(winner, _routers_for(registry, model), on_menu=on_menu)
     return winner, f"the model leads to {winner.id}, which {best.words}", excluded
 
 
@@ -158,8 +160,12 @@ def _is_keyed(registry: Registry, provider: Provider, model: str, keyring: Keyri
         return True
     if provider.id not in registry.operator.platform_keys or not keyring.consents(provider):
         return False
-    native = native_model(registry, provider, model)
-    return bool(registry.operator.menu_with(caller, provider, native.id, native.virtual_name))
+    return bool(_menu_with(registry, provider, native_model(registry, provider, model), caller))
+
+
+def _menu_with(registry: Registry, provider: Provider, native: NativeModel, caller: Caller) -> str:
+    """Return the menu by which the operator's key may serve a model for a caller who consents; empty if none."""
+    return registry.operator.menu_with(caller, provider, native.id, native.virtual_name)
 
 
 def _candidates(registry: Registry, model: str, keyring: Keyring, caller: Caller) -> tuple[Claim, ...]:
@@ -212,8 +218,8 @@ def _menu(registry: Registry, provider: Provider, native: NativeModel, keyring: 
     """
     if keyring.chosen(provider):
         return ""
+    menu = _menu_with(registry, provider, native, caller)
     if keyring.chose_consent(provider):
-        menu = registry.operator.menu_with(caller, provider, native.id, native.virtual_name)
         if menu:
             return menu
         if not needs_no_key(provider):
@@ -227,7 +233,7 @@ def _menu(registry: Registry, provider: Provider, native: NativeModel, keyring: 
             raise error
     if needs_no_key(provider) and not keyring.label:
         return ""
-    raise keyring.missing(provider)
+    raise keyring.missing(provider, on_menu=bool(menu))
 
 
 def _check_policy(registry: Registry, provider: Provider, *, byok: bool) -> None:

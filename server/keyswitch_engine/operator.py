@@ -51,14 +51,13 @@ class Menu(msgspec.Struct, frozen=True):
     """A named list of models that the operator's keys serve, for some callers."""
 
     name: str
-    applies_to: frozenset[str]
-    """`*`, names of callers, and `caller/tenant`."""
+    applies_to: frozenset[tuple[str, str]]
+    """Callers with their tenants; `*` is every caller, and an empty tenant every one of a caller's."""
     lines: tuple[MenuLine, ...]
 
     def is_for(self, caller: Caller) -> bool:
         """Tell whether it applies to a caller."""
-        names = {"*", caller.name} | ({f"{caller.name}/{caller.tenant}"} if caller.tenant else set())
-        return not names.isdisjoint(self.applies_to)
+        return not self.applies_to.isdisjoint({("*", ""), (caller.name, ""), (caller.name, caller.tenant)})
 
 
 class VirtualModel(msgspec.Struct, frozen=True):

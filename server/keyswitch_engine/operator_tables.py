@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from keyswitch_engine.credential import Credential, kind_of
+from keyswitch_engine.credential import Credential
 from keyswitch_engine.decision import native_model
 from keyswitch_engine.errors import InvalidRequest, RequestError
+from keyswitch_engine.keyring import check_kind
 from keyswitch_engine.operator import Menu, MenuLine, Operator, VirtualModel
 from keyswitch_engine.overrides import overridden, with_routing
 from keyswitch_engine.provider import Provider
@@ -94,8 +95,10 @@ def _keys(registry: Registry, platform_keys: Mapping[str, Credential]) -> Iterat
     for name, credential in platform_keys.items():
         setting = f"platform_keys.{name}"
         provider = _provider(registry, setting, name)
-        if kind_of(credential) not in provider.auth.accepts or provider.auth.style == "none":
-            raise RegistryError(f"{setting}: {provider.id} takes {' or '.join(provider.auth.accepts)}")
+        try:
+            check_kind(provider, credential, setting)
+        except InvalidRequest as error:
+            raise RegistryError(error.message) from error
         if (other := owners.setdefault(provider.id, name)) != name:
             raise RegistryError(f"{setting}: {provider.id} has a key already, as {other}")
         yield provider.id, credential
@@ -126,14 +129,20 @@ def _virtual(registry: Registry, name: str, table: VirtualModelTable) -> Virtual
     return VirtualModel(name, provider, native, wishes, table.compatibility)
 
 
+_WHO = re.compile(r"\*|[^\s*/]+(/[^\s*/]+)?")
+
+
 def _menu(
     registry: Registry, keys: Mapping[str, Credential], virtual: Mapping[str, VirtualModel], name: str, table: MenuTable
 ) -> Menu:
     """Check a menu: it names models of providers that the operator has keys for."""
     setting = f"menus.{name}"
+    applies_to = set()
     for number, who in enumerate(table.applies_to):
-        if not re.fullmatch(r"\*|[^\s*/]+(/[^\s*/]+)?", who):
+        if not _WHO.fullmatch(who):
             raise RegistryError(f"{setting}.applies_to[{number}]: expected '*', a caller, or caller/tenant")
+        caller, _, tenant = who.partition("/")
+        applies_to.add((caller, tenant))
     lines = []
     for number, text in enumerate(table.models):
         where = f"{setting}.models[{number}]"
@@ -141,7 +150,7 @@ def _menu(
         if line.provider.id not in keys:
             raise RegistryError(f"{where}: there is no platform key for {line.provider.id}")
         lines.append(line)
-    return Menu(name, frozenset(table.applies_to), tuple(lines))
+    return Menu(name, frozenset(applies_to), tuple(lines))
 
 
 _WILD = re.compile(r"[*?\[]")

@@ -29,6 +29,7 @@ from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimi
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 from keyswitch_engine.events import Event, Finished
 from keyswitch_engine.operations import count_tokens, embed, list_models
+from keyswitch_engine.operator import Caller
 from keyswitch_engine.provider import D
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
@@ -110,7 +111,9 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Turn texts into vectors."""
         with self._admitted("Embed") as line:
             asked = read_embed(request)
-            route = line.route = resolve_embeddings(self._registry(), asked.target, asked.credentials)
+            route = line.route = resolve_embeddings(
+                self._registry(), asked.target, asked.credentials, Caller(tenant=asked.tenant)
+            )
             call = self._exchange(route, asked.limits, context, line)
             await commit(context)
             embedded = await embed(self._dispatcher, call, asked.given)
@@ -121,7 +124,9 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Say how large a conversation is."""
         with self._admitted("CountTokens") as line:
             asked = read_count_tokens(request)
-            route = line.route = resolve_token_counting(self._registry(), asked.target, asked.credentials)
+            route = line.route = resolve_token_counting(
+                self._registry(), asked.target, asked.credentials, Caller(tenant=asked.tenant)
+            )
             call = self._exchange(route, RequestedLimits(), context, line)
             count = await count_tokens(self._dispatcher, call, asked.generation)
             return pb.CountTokensResponse(input_tokens=count, resolved_model=route.model)
@@ -184,7 +189,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
     def _call(self, request: GenerateMessage, context: Context, line: _Line) -> GenerationCall:
         """Validate and route a request."""
         asked = read_generate(request)
-        route = line.route = resolve(self._registry(), asked.target, asked.credentials)
+        route = line.route = resolve(self._registry(), asked.target, asked.credentials, Caller(tenant=asked.tenant))
         return GenerationCall(
             generation=asked.generation,
             route=route,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from keyswitch.v1 import dispatch_service_pb2_grpc, registry_service_pb2_grpc
-from keyswitch_engine import registry
 from keyswitch_engine.cost import PriceTable
 from keyswitch_engine.dispatch import Dispatcher
 from keyswitch_engine.egress import Egress
@@ -21,6 +20,7 @@ from keyswitch_server.guard import Guard
 from keyswitch_server.health import Health
 from keyswitch_server.logging import Logger
 from keyswitch_server.reflection import add_reflection
+from keyswitch_server.registry_loading import load_registry
 from keyswitch_server.registry_service import RegistryService
 from keyswitch_server.settings import Settings
 
@@ -46,10 +46,10 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     *on_listening* gets HOST:PORT once calls are accepted.
 
     Raises:
-        RegistryError: a provider file is invalid.
+        RegistryError: a provider file, or what the operator lays down beside them, is invalid.
         ListenError: the address cannot be listened on, for example since its port is in use.
     """
-    providers = registry.load(settings.providers, settings.base_urls())
+    providers = load_registry(settings)
     version = importlib.metadata.version("keyswitch")
     guard = Guard(log)
     async with Egress(settings.egress_policy()) as egress:
@@ -68,7 +68,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             server,
         )
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
-            RegistryService(lambda: providers, version),  # type: ignore[abstract] # the guard refuses what is not built yet
+            RegistryService(lambda: providers, version),
             server,
         )
         health = Health(_SERVICES)

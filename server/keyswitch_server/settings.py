@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import pathlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 import pydantic
 from keyswitch_engine.deadline import TimeLimits
 from keyswitch_engine.egress import EgressPolicy
+from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable
+from keyswitch_engine.provider_file import schema_error
 from pydantic import Field
 from pydantic_settings import (
     BaseSettings,
@@ -22,16 +25,54 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-__all__ = ["InvalidSettingsError", "Settings", "load"]
+__all__ = ["InvalidSettingsError", "PlatformKey", "Settings", "load"]
 
 
 class InvalidSettingsError(Exception):
     """A setting is not valid; the message names it and says what it should have been."""
 
 
+class PlatformKey(pydantic.BaseModel):
+    """Where a key of the operator's is, and what its provider needs to know beside it."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    env: str = ""
+    """Environment variable that holds it."""
+    file: pathlib.Path | None = None
+    """File that holds it and nothing else."""
+    organization: str = ""
+    project: str = ""
+    resource: str = ""
+    api_version: str = ""
+    account_id: str = ""
+    gateway_id: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _one_place(self) -> PlatformKey:
+        if bool(self.env) == (self.file is not None):
+            raise ValueError("say either env or file, which is where the key is")
+        return self
+
+
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _MEBIBYTE = 1024 * 1024
 _MAX_PORT = 65_535
+
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+def _as(kind: type[_T]) -> pydantic.PlainValidator:
+    """Let msgspec read a table: it knows which fields there are, and says where something is wrong."""
+
+    def read(value: Any) -> _T:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(schema_error(error))) from None
+
+    return pydantic.PlainValidator(read)
 
 
 class Settings(BaseSettings):
@@ -59,6 +100,27 @@ class Settings(BaseSettings):
     )
     egress_plain_http_hosts: frozenset[str] = Field(
         frozenset(), description="Hosts, without port, that may be called by plain http."
+    )
+    platform_keys: dict[str, PlatformKey] = Field(
+        {},
+        description="The operator's own keys, by provider, which serve what is on a menu: each with `env` or `file`, "
+        "which say where the key is, never the key itself; and `organization`, `project`, `resource`, `api_version`, "
+        "`account_id` or `gateway_id` where the provider takes it.",
+    )
+    menus: dict[str, Annotated[MenuTable, _as(MenuTable)]] = Field(
+        {},
+        description="Which models the operator's keys serve if a request consents, by the menu's name: `models` as "
+        "`provider/model`, with `*` and `?` in the model, or names of virtual models; `applies_to` lists callers, "
+        "`caller/tenant`, or `*`.",
+    )
+    virtual_models: dict[str, Annotated[VirtualModelTable, _as(VirtualModelTable)]] = Field(
+        {},
+        description="Names of the operator's for models: each with `provider`, `model`, and `routing` and "
+        "`compatibility` as in a request.",
+    )
+    policy: Annotated[PolicyTable, _as(PolicyTable)] = Field(
+        PolicyTable(),
+        description="What is switched off: `byok` or `custom_endpoints` if false, and the `disabled_providers`.",
     )
     connect_timeout: _Seconds = Field(10.0, description="Seconds until a connection to a provider is usable.")
     first_token_timeout: _Seconds = Field(120.0, description="Seconds until a provider begins to answer.")
@@ -128,6 +190,10 @@ class Settings(BaseSettings):
         return EgressPolicy(
             self.egress_private_networks, frozenset(host.lower() for host in self.egress_plain_http_hosts)
         )
+
+    def operator_tables(self) -> OperatorTables:
+        """Return what the operator lays down of routing, apart from keys."""
+        return OperatorTables(self.menus, self.virtual_models, self.policy)
 
     def base_urls(self) -> dict[str, str]:
         """Return the providers that are moved elsewhere."""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import collections
+import functools
 import pathlib
 
 import msgspec
 import pytest
+from keyswitch_engine.claims import folded
 from keyswitch_engine.credential import (
     ApiKey,
     AwsBearerToken,
@@ -12,10 +15,17 @@ from keyswitch_engine.credential import (
     CloudflareToken,
     Credential,
     GoogleAccessToken,
+    NoCredential,
+    PlatformConsent,
     ProviderCredential,
+    secrets_of,
 )
+from keyswitch_engine.custom_endpoint import CustomEndpoint
 from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.errors import DispatchError
+from keyswitch_engine.operator import Caller
+from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable, govern
+from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry, load
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve
@@ -31,6 +41,10 @@ class ExpectedRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     dialect: str | None = None
     host: str | None = None
+    credential: str | None = None
+    """`caller`, `platform` or `none`."""
+    billing: str | None = None
+    """`BYOK` or `PLATFORM`."""
 
 
 class ExpectedError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +58,25 @@ class ExpectedError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the message names, in this order."""
 
 
+class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An endpoint of the caller's own; its key is `none` if it says so."""
+
+    base_url: str
+    model: str = "my-model"
+    dialect: str = "openai-chat"
+    label: str = "mine"
+    key: str = "key-of-the-endpoint"
+
+
+class OperatorFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator lays down, for tests: as in its settings, with the providers that it has keys for."""
+
+    platform_keys: tuple[str, ...]
+    menus: dict[str, MenuTable] = {}
+    virtual_models: dict[str, VirtualModelTable] = {}
+    policy: PolicyTable = PolicyTable()
+
+
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One row of the table: a request, and what routing.md says of it."""
 
@@ -53,6 +86,15 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...]
     dialect: str = ""
     region: str = ""
+    label: str = ""
+    """Label of the credential to use."""
+    consent: tuple[str, ...] = ()
+    """Providers that the request consents to the operator's key for; `*` is every one. `name@label` has a label."""
+    tenant: str = ""
+    operator: str = ""
+    """Table of `operators/NAME.toml` that the operator lays down; empty for none at all."""
+    endpoint: Endpoint | None = None
+    """A custom endpoint, in place of provider and model."""
     route: ExpectedRoute | None = None
     error: ExpectedError | None = None
     disagrees: bool = False
@@ -79,14 +121,28 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def registry() -> Registry:
-    return load()
+@functools.cache
+def registry(operator: str) -> Registry:
+    """Return the registry under what an operator lays down."""
+    rows = load()
+    if not operator:
+        return rows
+    file = msgspec.toml.decode((FOLDER / "operators" / f"{operator}.toml").read_bytes(), type=OperatorFile)
+    keys = {name: platform_key(name) for name in file.platform_keys}
+    return govern(rows, OperatorTables(file.menus, file.virtual_models, file.policy), keys)
 
 
-def key_for(name: str) -> ProviderCredential:
-    """Return a credential of the kind that the provider of that name takes."""
-    secret = Secret(f"canary-for-{name}")
+def platform_key(name: str) -> Credential:
+    """Return the operator's key for a provider."""
+    credential = key_for(name, "canary-of-the-operator-for").credential
+    assert not isinstance(credential, PlatformConsent)
+    return credential
+
+
+def key_for(name: str, canary: str = "canary-for") -> ProviderCredential:
+    """Return a credential of the kind that the provider of that name takes; `name@label` has a label."""
+    name, _, label = name.partition("@")
+    secret = Secret(f"{canary}-{name}")
     credential: Credential
     match name.lower().replace("_", "-"):
         case "aws" | "amazon-bedrock" | "bedrock":
@@ -103,14 +159,36 @@ def key_for(name: str) -> ProviderCredential:
             credential = ApiKey(secret, "my-organization")
         case _:
             credential = ApiKey(secret)
-    return ProviderCredential(name, credential)
+    return ProviderCredential(name, credential, label)
 
 
-def decide(registry: Registry, row: Decision, keys: tuple[str, ...]) -> Route[Dialect] | DispatchError:
-    """Return the route or the error for a row's request with the keys in this order."""
-    target = Target(provider=row.provider, model=row.model, dialect=row.dialect, region=row.region)
+def consent_to(name: str) -> ProviderCredential:
+    """Return the consent to the operator's key for a provider, or for every one."""
+    provider, _, label = name.partition("@")
+    return ProviderCredential("" if provider == "*" else provider, PlatformConsent(), label)
+
+
+def decide(row: Decision, *, backwards: bool) -> Route[Dialect] | DispatchError:
+    """Return the route or the error for a row's request, its credentials in one order or the other."""
+    endpoint = None
+    if row.endpoint is not None:
+        key = NoCredential() if row.endpoint.key == "none" else ApiKey(Secret(row.endpoint.key))
+        endpoint = CustomEndpoint(
+            row.endpoint.base_url, row.endpoint.model, key, row.endpoint.label, row.endpoint.dialect
+        )
+    target = Target(
+        provider=row.provider,
+        model=row.model,
+        dialect=row.dialect,
+        region=row.region,
+        credential_label=row.label,
+        custom_endpoint=endpoint,
+    )
+    credentials = [*map(key_for, row.keys), *map(consent_to, row.consent)]
     try:
-        return resolve(registry, target, [key_for(name) for name in keys])
+        return resolve(
+            registry(row.operator), target, credentials[::-1] if backwards else credentials, Caller(tenant=row.tenant)
+        )
     except DispatchError as error:
         return error
 
@@ -121,18 +199,22 @@ def test_the_table_is_large_and_says_one_thing_a_row() -> None:
     assert len(rows) >= 300
     for row in rows:
         assert (row.route is None) != (row.error is None), row
-    requests = [(row.provider, row.model, frozenset(row.keys), len(row.keys), row.dialect, row.region) for row in rows]
-    assert sorted({str(request) for request in requests if requests.count(request) > 1}) == []
+    asked = collections.Counter(
+        str(msgspec.structs.replace(row, why="", route=None, error=None, disagrees=False, keys=tuple(sorted(row.keys))))
+        for row in rows
+    )
+    assert [request for request, count in asked.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_routing_decides_as_the_design_says(registry: Registry, row: Decision) -> None:
+def test_routing_decides_as_the_design_says(row: Decision) -> None:
     """A request goes where the table says or fails as it says, in whatever order the keys come, and shows no key."""
     said = set()
-    for keys in (row.keys, row.keys[::-1]):
-        outcome = decide(registry, row, keys)
+    for backwards in (False, True):
+        outcome = decide(row, backwards=backwards)
         said.add(check(row, outcome))
-        assert "canary-for-" not in f"{outcome} {outcome!r}"
+        for canary in ("canary-for-", "canary-of-the-operator", "key-of-the-endpoint"):
+            assert canary not in f"{outcome} {outcome!r}"
     assert len(said) == 1
 
 
@@ -152,8 +234,28 @@ def check(row: Decision, outcome: Route[Dialect] | DispatchError) -> tuple[str, 
         "model": outcome.model,
         "dialect": surface.dialect.name,
         "host": surface.origin_host,
+        "credential": outcome.credential_source.name.lower(),
+        "billing": outcome.billing.name,
     }
+    secrets = [secret.reveal() for secret in secrets_of(outcome.credential)]
+    match decided["credential"]:  # the credential is that of the provider that was found, of whoever pays
+        case "platform":
+            own = [f"canary-of-the-operator-for-{name}" for name in known_as(outcome.provider)]
+        case "caller" if row.endpoint is not None:
+            own = [row.endpoint.key]
+        case "caller":
+            own = [f"canary-for-{name.partition('@')[0]}" for name in row.keys]
+            own = [canary for canary in own if folded(canary.removeprefix("canary-for-")) in known_as(outcome.provider)]
+        case _:
+            own = []
+    assert set(secrets) <= set(own), row.why
+    assert (decided["billing"] == "PLATFORM") == (decided["credential"] == "platform"), row.why
     assert row.route is not None, f"{row.why}: {decided}"
     wanted = {name: value for name, value in msgspec.structs.asdict(row.route).items() if value is not None}
     assert {name: decided[name] for name in wanted} == wanted, row.why
     return tuple(decided.values())
+
+
+def known_as(provider: Provider) -> set[str]:
+    """Return every name of a provider."""
+    return {provider.id, *map(folded, provider.aliases)}

@@ -21,7 +21,9 @@ _COMMANDS = {
     "explain": "Say where a request would go, on whose key and bill.",
     "generate": "Ask a model and stream its answer.",
     "health": "Ask whether a server is serving.",
+    "models": "List models that a request could name.",
     "providers": "List the providers that a server knows.",
+    "routable": "Say where each model of a list leads.",
     "sandbox": "Run a provider's double for demos and tests.",
     "serve": "Run the server.",
 }

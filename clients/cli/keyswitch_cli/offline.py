@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,8 +12,9 @@ from keyswitch.v1 import registry_service_pb2
 
 if TYPE_CHECKING:
     from keyswitch_engine.registry import Registry
+    from keyswitch_engine.routability import Routability
 
-__all__ = ["Refused", "decide", "known_providers"]
+__all__ = ["Refused", "checked_models", "decide", "known_providers"]
 
 
 class Refused(Exception):
@@ -60,12 +61,33 @@ def known_providers(config: pathlib.Path | None) -> tuple[str, Mapping[str, regi
     return rows.fingerprint, {provider.id: provider_message(provider) for provider in rows.providers.values()}
 
 
+def checked_models(
+    entries: Sequence[Mapping[str, str]], keyed: Sequence[str], tenant: str, config: pathlib.Path | None
+) -> list[Routability]:
+    """Return where each entry of a list of models would lead on a server with the settings of *config*.
+
+    Raises:
+        click.UsageError: one of *keyed* is no provider.
+        click.ClickException: the settings or a provider file are invalid, or the server is not installed.
+    """
+    rows = _registry(config)
+    from keyswitch_engine.errors import RequestError  # noqa: PLC0415 - none of this is needed for help
+    from keyswitch_engine.operator import Caller  # noqa: PLC0415
+    from keyswitch_engine.routability import Listed, routability  # noqa: PLC0415
+
+    caller = Caller(tenant=tenant)
+    try:
+        return [routability(rows, Listed(**entry), keyed, caller) for entry in entries]
+    except RequestError as error:
+        raise click.UsageError(f"--keyed: {error.message}") from None
+
+
 def _registry(config: pathlib.Path | None) -> Registry:
     """Load the rows as a server does."""
     try:
         import keyswitch_bridge.requests  # noqa: F401, PLC0415 - so that what is missing is told of here, for all
-        from keyswitch_engine import registry  # noqa: PLC0415
-        from keyswitch_server import settings  # noqa: PLC0415
+        from keyswitch_engine.registry import RegistryError  # noqa: PLC0415
+        from keyswitch_server import registry_loading, settings  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"this needs the server's parts in this process ({error.name}): pip install 'keyswitch[server]'"
@@ -75,6 +97,11 @@ def _registry(config: pathlib.Path | None) -> Registry:
     except settings.InvalidSettingsError as error:
         raise click.UsageError(str(error)) from None
     try:
-        return registry.load(loaded.providers, loaded.base_urls())
-    except registry.RegistryError as error:
+        return registry_loading.load_registry(loaded, without_keys=_without_key)
+    except RegistryError as error:
         raise click.ClickException(str(error)) from None
+
+
+def _without_key(problem: str) -> None:
+    """Tell of a key of the operator's that is not to be had here; what a server would decide does not depend on it."""
+    click.echo(f"warning: {problem}; deciding as if it were there", err=True)

@@ -53,6 +53,12 @@ def timeout_option(default: float) -> Callable[[Any], Any]:
 def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say where a request goes."""
     options: tuple[Callable[[Any], Any], ...] = (
+        click.option("--tenant", default="", help="For whom the call is made: whose menus apply."),
+        click.option(
+            "--allow-platform",
+            is_flag=True,
+            help="Consents to the operator's key, and bill, where none of yours came for the provider.",
+        ),
         credentials.credential_option,
         credentials.api_key_option,
         click.option("-m", "--model", default="", help="Model id, native or with its provider's prefix."),

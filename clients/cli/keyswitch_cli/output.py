@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 
 import click
 
-__all__ = ["TextOutput", "on_terminal"]
+__all__ = ["TextOutput", "on_terminal", "table"]
 
 _HARMLESS = (
     {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"}
@@ -20,6 +21,17 @@ def on_terminal(text: str, *, err: bool) -> str:
     """Return *text* as it may be shown: unchanged unless the stream, standard error if *err*, is a terminal."""
     stream = sys.stderr if err else sys.stdout
     return text.translate(_HARMLESS) if stream is not None and stream.isatty() else text
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table: aligned under *heading* on a terminal, else tab-separated and without it."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        yield from ("\t".join(row) for row in rows)
+        return
+    lines = [heading, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
 class TextOutput:

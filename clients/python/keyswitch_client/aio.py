@@ -234,6 +234,32 @@ class AsyncClient:
             if not token:
                 return found
 
+    async def models(
+        self,
+        query: str = "",
+        *,
+        provider: str = "",
+        keyed_providers: Sequence[str] = (),
+        allow_platform: bool = False,
+        tenant: str = "",
+    ) -> list[registry_service_pb2.Model]:
+        """Return the models that a request could name with keys of these providers, sorted by provider and id.
+
+        All words of *query* occur in each or its provider. Raises `KeyswitchError`.
+        """
+        found: list[registry_service_pb2.Model] = []
+        token = ""
+        while True:
+            request = registry_service_pb2.ListModelsRequest(
+                query=query, provider=provider, keyed_providers=keyed_providers, allow_platform=allow_platform,
+                tenant=tenant, page_token=token,
+            )  # fmt: skip
+            page = await self._unary(self._registry.ListModels, request, None)
+            found += page.models
+            token = page.next_page_token
+            if not token:
+                return found
+
     async def registry_info(self) -> registry_service_pb2.GetRegistryInfoResponse:
         """Return which registry and version the server has."""
         request = registry_service_pb2.GetRegistryInfoRequest()

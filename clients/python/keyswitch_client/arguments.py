@@ -22,6 +22,8 @@ class Arguments(TypedDict, total=False):
     dialect: str
     region: str
     credentials: Credentials
+    allow_platform: bool
+    tenant: str
     tools: Sequence[conversation_pb2.Tool]
     tool_choice: conversation_pb2.ToolChoice
     response_format: conversation_pb2.ResponseFormat

@@ -100,6 +100,10 @@ class GenerateArguments:
     region: str = ""
     """Region or location, for providers that have them; their default if empty."""
     credentials: Credentials = dataclasses.field(default_factory=dict, repr=False)
+    allow_platform: bool = False
+    """Consents to be served, and billed, by the operator's key where none of yours came for the provider."""
+    tenant: str = ""
+    """Whose menus apply; never sent to a provider."""
     tools: Sequence[conversation_pb2.Tool] = ()
     tool_choice: conversation_pb2.ToolChoice | None = None
     response_format: conversation_pb2.ResponseFormat | None = None
@@ -136,6 +140,11 @@ def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
         options = arguments.options
         request.target.options_json = options if isinstance(options, str) else json.dumps(options)
     request.credentials.extend(credential_messages(arguments.credentials))
+    if arguments.allow_platform:
+        consent = credential_pb2.Credential(platform=credential_pb2.Platform())
+        request.credentials.add(credential=consent)
+    if arguments.tenant:
+        request.tenant = arguments.tenant
     if arguments.system:
         request.system.add().text.text = arguments.system
     messages = arguments.messages

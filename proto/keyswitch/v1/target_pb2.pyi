@@ -123,6 +123,7 @@ class CustomEndpoint(_message.Message):
     DIALECT_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """Optional. What errors and receipts call it; `custom` if empty. At most 64 characters."""
     base_url: _builtins.str
@@ -139,6 +140,10 @@ class CustomEndpoint(_message.Message):
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
         """Optional. Further request headers; only names on the operator's allow-list."""
 
+    @_builtins.property
+    def compatibility(self) -> Global___Compatibility:
+        """Optional. How it differs from other servers of its dialect; `Target.compatibility` overrides it in turn."""
+
     def __init__(
         self,
         *,
@@ -148,10 +153,11 @@ class CustomEndpoint(_message.Message):
         dialect: _builtins.str = ...,
         credential: _credential_pb2.Credential | None = ...,
         headers: _abc.Iterable[Global___Header] | None = ...,
+        compatibility: Global___Compatibility | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compatibility", b"compatibility", "credential", b"credential"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "credential", b"credential", "dialect", b"dialect", "headers", b"headers", "label", b"label", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "compatibility", b"compatibility", "credential", b"credential", "dialect", b"dialect", "headers", b"headers", "label", b"label", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ import click
 from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client import Client
+from keyswitch_client.arguments import Arguments
 from keyswitch_client.enums import value_name
 from keyswitch_client.requests import GenerateArguments, build
 
@@ -40,7 +41,9 @@ def command(  # noqa: PLR0917 - click passes them by name
     model: str,
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
+    tenant: str,
     *,
+    allow_platform: bool,
     offline: bool,
     body: bool,
     config: pathlib.Path | None,
@@ -53,16 +56,21 @@ def command(  # noqa: PLR0917 - click passes them by name
     """
     if config is not None and not offline:
         raise click.UsageError("--config belongs to --offline")
-    keys = read_credentials(api_keys, credential_fields)
+    asked = Arguments(
+        provider=provider,
+        model=model,
+        dialect=dialect,
+        region=region,
+        credentials=read_credentials(api_keys, credential_fields),
+        allow_platform=allow_platform,
+        tenant=tenant,
+    )
     if offline:
-        arguments = GenerateArguments(provider=provider, model=model, dialect=dialect, region=region, credentials=keys)
-        request = build(dispatch_service_pb2.ExplainRouteRequest, arguments)
+        request = build(dispatch_service_pb2.ExplainRouteRequest, GenerateArguments(**asked))
         request.include_body = body
         return _offline(request, config, as_json=as_json)
     with rpc_failures(), Client(server) as client:
-        response = client.explain(
-            provider=provider, model=model, dialect=dialect, region=region, credentials=keys, include_body=body
-        )
+        response = client.explain(**asked, include_body=body)
     if as_json:
         click.echo(json_format.MessageToJson(response, indent=None))
         return 0

@@ -46,6 +46,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     model: str,
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
+    tenant: str,
     file: str | None,
     system: str,
     max_output_tokens: int | None,
@@ -55,6 +56,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     options: str,
     timeout: float,
     *,
+    allow_platform: bool,
     stream: bool,
     as_json: bool,
     verbose: bool,
@@ -78,14 +80,14 @@ def command(  # noqa: PLR0917 - click passes them by name
             if stream:
                 with client.stream(
                     timeout=timeout, messages=text, system=system, provider=provider, model=model, dialect=dialect,
-                    region=region, credentials=keys,
+                    region=region, credentials=keys, allow_platform=allow_platform, tenant=tenant,
                     options=options, reasoning_effort=reasoning_effort or "", request=request,
                 ) as events:  # fmt: skip
                     answer = _print_events(events, as_json=as_json, verbose=verbose)
             else:
                 answer = client.generate(
                     timeout=timeout, messages=text, system=system, provider=provider, model=model, dialect=dialect,
-                    region=region, credentials=keys,
+                    region=region, credentials=keys, allow_platform=allow_platform, tenant=tenant,
                     options=options, reasoning_effort=reasoning_effort or "", request=request,
                 )  # fmt: skip
                 _print_whole(answer, as_json=as_json, verbose=verbose)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 from google.protobuf import json_format
 from keyswitch_client import Client
@@ -11,6 +9,7 @@ from keyswitch_client import Client
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
+from keyswitch_cli.output import on_terminal, table
 
 __all__ = ["command"]
 
@@ -28,11 +27,5 @@ def command(query: tuple[str, ...], server: str, *, as_json: bool) -> None:
             click.echo(json_format.MessageToJson(provider, indent=None))
         return
     rows = [(provider.id, provider.default_model, provider.origin_host, provider.display_name) for provider in found]
-    if not sys.stdout.isatty():
-        for row in rows:
-            click.echo("\t".join(row))
-        return
-    table = [("PROVIDER", "DEFAULT MODEL", "HOST", "NAME"), *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(3)]
-    for row in table:
-        click.echo("  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])))
+    for line in table(("PROVIDER", "DEFAULT MODEL", "HOST", "NAME"), rows):
+        click.echo(on_terminal(line, err=False))

@@ -1,0 +1,56 @@
+"""`keyswitch models`."""
+
+from __future__ import annotations
+
+import click
+from google.protobuf import json_format
+from keyswitch.v1 import usage_pb2
+from keyswitch_client import Client
+from keyswitch_client.enums import value_name
+
+from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.failures import rpc_failures
+from keyswitch_cli.options import server_option
+from keyswitch_cli.output import on_terminal, table
+
+__all__ = ["command"]
+
+
+@click.command("models", cls=PrintingCommand)
+@click.argument("query", nargs=-1)
+@server_option
+@click.option("-p", "--provider", default="", help="Only models of this provider.")
+@click.option(
+    "--keyed", multiple=True, metavar="PROVIDER", help="A provider that there is a key for. Repeatable; no key is sent."
+)
+@click.option("--allow-platform", is_flag=True, help="Also what the operator's keys serve.")
+@click.option("--tenant", default="", help="Whose menus apply.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def command(
+    query: tuple[str, ...],
+    server: str,
+    provider: str,
+    keyed: tuple[str, ...],
+    tenant: str,
+    *,
+    allow_platform: bool,
+    as_json: bool,
+) -> None:
+    """List models that a request could name with these keys; words of QUERY must all occur in model or provider.
+
+    It is what routing decides of the models that a server knows by name; providers take other ids too.
+    """
+    with rpc_failures(), Client(server) as client:
+        found = client.models(
+            " ".join(query), provider=provider, keyed_providers=keyed, allow_platform=allow_platform, tenant=tenant
+        )
+    if as_json:
+        for model in found:
+            click.echo(json_format.MessageToJson(model, indent=None))
+        return
+    rows = [
+        (model.id, model.provider, model.resolved_model, value_name(usage_pb2.Billing, model.billing, "BILLING_"))
+        for model in found
+    ]
+    for line in table(("MODEL", "PROVIDER", "SENT AS", "BILLING"), rows):
+        click.echo(on_terminal(line, err=False))
