@@ -1,6 +1,6 @@
 """What is in the contract but not built yet. This is the one list of it: building something removes its line.
 
-An rpc or a field in here answers UNIMPLEMENTED with reason `NOT_YET_AVAILABLE`; nothing that is set is ever ignored.
+A field in here answers UNIMPLEMENTED with reason `NOT_YET_AVAILABLE`; nothing that is set is ever ignored.
 """
 
 from __future__ import annotations
@@ -12,14 +12,7 @@ from keyswitch_engine.errors import Reason, Unavailable
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["FIELDS", "RPCS", "refuse_field", "refuse_fields"]
-
-RPCS = frozenset(
-    {
-        "/keyswitch.v1.RegistryService/ListModels",
-    }
-)
-"""Full names of the rpcs."""
+__all__ = ["FIELDS", "refuse_fields"]
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "GenerateRequest": ("fallbacks",),
@@ -34,11 +27,6 @@ FIELDS: dict[str, tuple[str, ...]] = {
 """Fields by message."""
 
 
-def refuse_field(path: str) -> Unavailable:
-    """Return the refusal of a field or an rpc."""
-    return Unavailable(Reason.NOT_YET_AVAILABLE, f"{path} is not available yet", field=path)
-
-
 def refuse_fields(message: Message, path: str) -> None:
     """Refuse a message in which a field is set that is not built yet; *path* leads to the message, with its last dot.
 
@@ -49,4 +37,4 @@ def refuse_fields(message: Message, path: str) -> None:
         field = message.DESCRIPTOR.fields_by_name[name]
         is_set = message.HasField(name) if field.has_presence else bool(getattr(message, name))
         if is_set:
-            raise refuse_field(path + name)
+            raise Unavailable(Reason.NOT_YET_AVAILABLE, f"{path}{name} is not available yet", field=path + name)

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
-from keyswitch_bridge.not_yet import RPCS, refuse_field
 from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
@@ -80,8 +79,6 @@ class Guard(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap a handler of any kind; single requests are decoded in here, so that malformed ones have a status."""
         decode, encode = handler.request_deserializer, {"response_serializer": handler.response_serializer}
-        if method in RPCS:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(method, _refuse(method), decode), **encode)
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, decode), **encode)
         if handler.unary_stream is not None:
@@ -186,16 +183,6 @@ async def _abort(context: Context, failure: RpcFailure) -> NoReturn:
         if client_left(error):
             raise asyncio.CancelledError from None
         raise
-
-
-def _refuse(method: str) -> Callable[[Any, Context], Awaitable[Any]]:
-    """Return a behaviour for an rpc that is not built yet."""
-    rpc = method.rpartition("/")[2]
-
-    async def refuse(request: object, context: Context) -> None:
-        raise refuse_field(rpc)
-
-    return refuse
 
 
 def _written(behaviour: Any) -> Callable[[Any, Context], Awaitable[None]]:

@@ -235,12 +235,17 @@ def test_the_table_of_what_is_not_built_names_real_fields(name: str, field: str)
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
-        ({"tenant": "t"}, "tenant"),
         ({"fallbacks": [{}]}, "fallbacks"),
-        ({"target": {"customEndpoint": {}}}, "target.custom_endpoint"),
+        (
+            {"target": {"customEndpoint": {"headers": [{"name": "x"}], "credential": {"none": {}}}}},
+            "target.custom_endpoint.headers",
+        ),
         ({"limits": {"maxAttempts": 2}}, "limits.max_attempts"),
         ({"limits": {"hedgeAfter": "1s"}}, "limits.hedge_after"),
-        ({"credentials": [{"provider": "a", "credential": {"platform": {}}}]}, "credentials[0].credential.platform"),
+        (
+            {"credentials": [{"provider": "a", "credential": {"stored": {"name": "n"}}}]},
+            "credentials[0].credential.stored",
+        ),
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_its_path(fields: dict[str, Any], path: str) -> None:

@@ -2,26 +2,41 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from keyswitch_engine import registry
 from keyswitch_engine.claims import Rank
-from keyswitch_engine.credential import ApiKey, NoCredential, ProviderCredential
+from keyswitch_engine.credential import ApiKey, NoCredential, PlatformConsent, ProviderCredential
+from keyswitch_engine.decision import decide
 from keyswitch_engine.errors import DispatchError
 from keyswitch_engine.events import Billing, CredentialSource
+from keyswitch_engine.keyring import Keyring
+from keyswitch_engine.offers import offers
+from keyswitch_engine.operator import Caller, MenuLine
+from keyswitch_engine.operator_tables import MenuTable, OperatorTables, VirtualModelTable, govern
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve
 from keyswitch_engine.secret import Secret
 
-ROWS = registry.load()
-BACKWARDS = Registry(reversed(ROWS.providers.values()), ROWS.fingerprint)
+PLATFORM = ("anthropic", "groq", "minimax", "openai", "openrouter")
+OPERATOR = OperatorTables(
+    menus={
+        "everyone": MenuTable(("*",), ("openai/gpt-4o", "anthropic/*", "openrouter/*", "fast", "openai/ours")),
+        "blue": MenuTable(("anonymous/blue",), ("openai/*", "minimax/*", "groq/*")),
+    },
+    virtual_models={"fast": VirtualModelTable("groq", "openai/gpt-oss-120b")},
+)
+ROWS = govern(registry.load(), OPERATOR, {name: ApiKey(Secret(f"platform-key-of-{name}")) for name in PLATFORM})
+BACKWARDS = Registry(reversed(ROWS.providers.values()), ROWS.fingerprint, ROWS.operator)
+ANYBODY = Caller()
 NAMES = st.sampled_from(ROWS.names)
 TOKENS = sorted({row.vendor_token for row in ROWS.providers.values() if row.vendor_token})
 LISTED = sorted({model for row in ROWS.providers.values() for model in row.models})
 BARE = st.sampled_from(
-    [*LISTED, "gpt-4o", "o3", "claude-x", "MiniMax-M2.7", "auto", "m", "a/b", "a/b/c", "x:free", ".."]
+    [*LISTED, "fast", "ours", "gpt-4o", "o3", "claude-x", "MiniMax-M2.7", "auto", "m", "a/b", "a/b/c", "x:free", ".."]
 )
 MODELS = st.one_of(
     BARE,
@@ -39,41 +54,100 @@ def owner(name: str) -> str:
 
 
 KEYS = st.lists(NAMES, max_size=6, unique_by=owner)
+CONSENTS = st.one_of(st.just([]), st.just([""]), st.lists(st.sampled_from(PLATFORM), max_size=3, unique=True))
+CALLERS = st.sampled_from([Caller(), Caller(tenant="blue"), Caller(name="other", tenant="blue")])
 
 
 def key_of(name: str) -> ProviderCredential:
     return ProviderCredential(name, ApiKey(Secret(f"key-of-{name}")))
 
 
-def decision(rows: Registry, target: Target, keyed: list[str]) -> Route[Any] | tuple[object, ...]:
+def consent_to(name: str) -> ProviderCredential:
+    return ProviderCredential(name, PlatformConsent(), "consent")
+
+
+def decision(
+    rows: Registry, target: Target, keyed: list[str], consents: list[str] | None = None, caller: Caller = ANYBODY
+) -> Route[Any] | tuple[object, ...]:
     """Return the route, or all that is told of the error."""
     try:
-        return resolve(rows, target, [key_of(name) for name in keyed])
+        return resolve(rows, target, [*map(key_of, keyed), *map(consent_to, consents or [])], caller)
     except DispatchError as error:
         return error.reason, error.provider, error.message, error.field
 
 
-@given(TARGETS, KEYS, st.randoms(use_true_random=False))
-def test_no_order_ever_decides(target: Target, keyed: list[str], random: Any) -> None:
-    """Keys and rows in any order lead to the same route, reasons and all, or to the same error."""
-    shuffled = random.sample(keyed, len(keyed))
-    found = {repr(decision(rows, target, order)) for rows in (ROWS, BACKWARDS) for order in (keyed, shuffled)}
+@given(TARGETS, KEYS, CONSENTS, CALLERS, st.randoms(use_true_random=False))
+def test_no_order_ever_decides(
+    target: Target, keyed: list[str], consents: list[str], caller: Caller, random: Any
+) -> None:
+    """Keys, consents and rows in any order lead to the same route, reasons and all, or to the same error."""
+    orders = [(keyed, consents), (random.sample(keyed, len(keyed)), consents[::-1])]
+    found = {repr(decision(rows, target, *order, caller)) for rows in (ROWS, BACKWARDS) for order in orders}
     assert len(found) == 1
 
 
-@given(TARGETS, KEYS)
-def test_a_key_goes_to_its_own_provider_and_its_owner_pays(target: Target, keyed: list[str]) -> None:
-    """A route has the credential that came for its provider, or none, and whoever brought the key pays."""
-    route = decision(ROWS, target, keyed)
+@given(TARGETS, KEYS, CONSENTS, CALLERS)
+def test_a_key_goes_to_its_own_provider_and_its_owner_pays(
+    target: Target, keyed: list[str], consents: list[str], caller: Caller
+) -> None:
+    """A route has the credential that came for its provider, else the operator's by consent and menu, else none."""
+    route = decision(ROWS, target, keyed, consents, caller)
     if isinstance(route, tuple):
         return
-    assert route.billing is Billing.BYOK
     own = [name for name in keyed if owner(name) == route.provider.id]
     if own:
         assert route.credential == key_of(own[0]).credential
-        assert route.credential_source is CredentialSource.CALLER
+        assert (route.credential_source, route.billing) == (CredentialSource.CALLER, Billing.BYOK)
+    elif route.billing is Billing.PLATFORM:
+        assert route.credential_source is CredentialSource.PLATFORM
+        assert route.credential == ApiKey(Secret(f"platform-key-of-{route.provider.id}"))
+        assert {"", route.provider.id} & set(consents)
+        assert any(
+            allowed(line, route, target) for menu in ROWS.operator.menus if menu.is_for(caller) for line in menu.lines
+        )
     else:
         assert (route.credential, route.credential_source) == (NoCredential(), CredentialSource.NONE)
+
+
+def allowed(line: MenuLine, route: Route[Any], target: Target) -> bool:
+    """Tell whether a line of a menu allows what a route leads to."""
+    virtual = target.model.strip() if target.model.strip() in ROWS.operator.virtual_models else ""
+    return line.allows(route.provider, route.model, virtual)
+
+
+@given(TARGETS, KEYS, CALLERS)
+def test_nothing_but_a_consent_leads_to_the_operators_bill(target: Target, keyed: list[str], caller: Caller) -> None:
+    """Without a consent whatever is asked for is paid by the caller, exactly as where the operator has no keys."""
+    plain = Registry(
+        ROWS.providers.values(), ROWS.fingerprint, msgspec.structs.replace(ROWS.operator, platform_keys={})
+    )
+    assert repr(decision(ROWS, target, keyed, [], caller)) == repr(decision(plain, target, keyed, [], caller))
+
+
+@given(st.lists(NAMES, max_size=4, unique_by=owner), st.booleans(), CALLERS)
+def test_what_is_offered_is_routed(keyed: list[str], consent: bool, caller: Caller) -> None:
+    """Each model on offer leads where the offer says, on the bill that it says, when it is asked for by its id alone."""
+    keyring = Keyring.naming(ROWS, keyed, consent=consent)
+    for offer in offers(ROWS, ROWS.providers.values(), keyring, caller):
+        made = decide(ROWS, "", offer.id, keyring, caller)
+        assert (made.provider.id, made.model.id) == (offer.provider.id, offer.model)
+        assert bool(made.menu) == (offer.billing is Billing.PLATFORM)
+        if (
+            offer.provider.id in map(owner, keyed)
+            and "api_key" in offer.provider.auth.accepts
+            and not offer.provider.parameters
+        ):
+            route = decision(ROWS, Target(model=offer.id), keyed, [""] if consent else [], caller)
+            assert isinstance(route, Route)
+            assert (route.provider.id, route.model, route.billing) == (offer.provider.id, offer.model, offer.billing)
+
+
+def test_with_its_key_every_model_of_a_provider_is_on_offer() -> None:
+    """A key for one provider offers all that its file lists."""
+    for row in ROWS.providers.values():
+        keyring = Keyring.naming(ROWS, [row.id], consent=False)
+        offered = {offer.model for offer in offers(ROWS, [row], keyring, Caller())}
+        assert offered >= set(row.models)
 
 
 @given(MODELS)
@@ -82,7 +156,8 @@ def test_the_index_of_claims_says_what_every_row_says_for_itself(model: str) -> 
     vendor = next(filter(None, (named(model, separator) for separator in "/:")), None)
     expected = {}
     for row in ROWS.providers.values():
-        if model in row.models and not row.router:
+        virtual = ROWS.operator.virtual_models.get(model)
+        if (model in row.models and not row.router) or (virtual is not None and virtual.provider.id == row.id):
             expected[row.id] = Rank.EXACT
         elif row is vendor:
             expected[row.id] = Rank.VENDOR
