@@ -70,6 +70,24 @@ async def test_the_grpcurl_call_of_the_readme_works_with_its_twin(
     assert "STOP_REASON_STOP" in out
 
 
+async def test_the_settings_of_the_routing_page_are_good(tmp_path: pathlib.Path) -> None:
+    """The operator's settings that the page on routing shows load, and its commands decide by them."""
+    text = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "routing.md").read_text(encoding="utf-8")
+    (settings,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (commands,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "keyswitch.toml").write_text(settings)
+    (tmp_path / "list.txt").write_text("gpt-4o-mini\nopenrouter-bedrock\n")
+    files = {"FILE": str(tmp_path / "keyswitch.toml"), "LIST": str(tmp_path / "list.txt")}
+    said = ""
+    for line in commands.splitlines():
+        command, *arguments = (files.get(word, word) for word in shlex.split(line))
+        code, out = await run(str(BIN / command), *arguments)
+        assert code == 0, out
+        said += out
+    assert "billing     PLATFORM" in said
+    assert "2 of 2 resolve" in said
+
+
 def test_every_target_that_the_readme_names_exists() -> None:
     """`make` targets in the README are in the Makefile."""
     makefile = (pathlib.Path(__file__).resolve().parents[2] / "Makefile").read_text(encoding="utf-8")
