@@ -91,6 +91,7 @@ def _provider(label: str, url: str, dialect: str) -> Provider:
     return Provider(PROVIDER_ID, label, base_url, (surface,), form.auth)
 
 
+_VISIBLE = re.compile(r"[\x21-\x7e]{1,2048}")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _VERSION = re.compile(r"v\d+[a-z0-9]*")
@@ -98,8 +99,11 @@ _VERSION = re.compile(r"v\d+[a-z0-9]*")
 
 def _base_url(url: str, form: _Form) -> str:
     """Return everything before the dialect's path, which is joined on once however much of it the caller wrote."""
+    url = url.strip()
+    if not _VISIBLE.fullmatch(url):  # urlsplit would drop some characters in silence
+        raise _invalid("only visible ASCII characters; write other hosts in their ASCII form")
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url)
         port = parts.port
     except ValueError:  # a port out of range, or brackets around no address
         raise _invalid("it is no URL") from None

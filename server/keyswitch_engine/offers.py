@@ -9,7 +9,7 @@ import msgspec
 from keyswitch_engine.decision import decide, native_model
 from keyswitch_engine.errors import RequestError
 from keyswitch_engine.events import Billing
-from keyswitch_engine.keyring import Keyring
+from keyswitch_engine.keyring import Keyring, needs_no_key
 from keyswitch_engine.operator import Caller
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
@@ -35,8 +35,16 @@ def offers(registry: Registry, providers: Iterable[Provider], keyring: Keyring, 
     token. What provider files and menus list is what is known; other ids of a provider go through all the same.
     """
     for provider in providers:
+        if not _can_be_paid(registry, provider, keyring):  # spares asking for each of its models
+            continue
         found = (_offer(registry, provider, model, keyring, caller) for model in _known(registry, provider, caller))
         yield from sorted((offer for offer in found if offer is not None), key=lambda offer: offer.id)
+
+
+def _can_be_paid(registry: Registry, provider: Provider, keyring: Keyring) -> bool:
+    """Tell whether anything at all could be served by a provider: with the caller's key, the operator's, or none."""
+    by_operator = provider.id in registry.operator.platform_keys and keyring.consents(provider)
+    return keyring.brings(provider) or by_operator or needs_no_key(provider)
 
 
 def _known(registry: Registry, provider: Provider, caller: Caller) -> dict[str, None]:
