@@ -11,6 +11,7 @@ from keyswitch_client import Client
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
+from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
 
@@ -25,14 +26,14 @@ def command(query: tuple[str, ...], server: str, *, as_json: bool) -> None:
         found = client.providers(" ".join(query))
     if as_json:
         for provider in found:
-            click.echo(json_format.MessageToJson(provider, indent=None))
+            print_line(json_format.MessageToJson(provider, indent=None))
         return
     rows = [(provider.id, provider.default_model, provider.origin_host, provider.display_name) for provider in found]
     if not sys.stdout.isatty():
         for row in rows:
-            click.echo("\t".join(row))
+            print_line("\t".join(row))
         return
     table = [("PROVIDER", "DEFAULT MODEL", "HOST", "NAME"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     for row in table:
-        click.echo("  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])))
+        print_line("  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])))
