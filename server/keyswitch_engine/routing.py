@@ -176,7 +176,7 @@ def _clean_model(model: str) -> str:
     if len(model) > _MAX_MODEL:
         _bad_model(f"at most {_MAX_MODEL} characters")
     if not model.isprintable():  # by Unicode's categories, which know every character of the kind
-        _bad_model("no control, zero-width or bidirectional characters")
+        _bad_model("visible characters only: no control, zero-width, bidirectional or private ones, no space but ' '")
     if any(segment in (".", "..") for segment in model.split("/")):
         _bad_model("no '.' or '..' as a path segment")
     return model
