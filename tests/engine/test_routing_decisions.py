@@ -157,3 +157,14 @@ def check(row: Decision, outcome: Route[Dialect] | DispatchError) -> tuple[str, 
     wanted = {name: value for name, value in msgspec.structs.asdict(row.route).items() if value is not None}
     assert {name: decided[name] for name in wanted} == wanted, row.why
     return tuple(decided.values())
+
+
+def test_a_tag_makes_a_bare_id_nobodys_but_of_vendors_that_have_colons_themselves(registry: Registry) -> None:
+    """`name:tag` is Ollama's form, so no vendor's matcher takes its own ids with one, except OpenAI's and Bedrock's."""
+    takers = {
+        row.id
+        for row in registry.providers.values()
+        for model in row.models
+        if "/" not in model and any(matcher.search(f"{model}:7b") for matcher in row.matchers)
+    }
+    assert takers == {"openai", "bedrock"}
