@@ -9,7 +9,7 @@ from keyswitch_engine.dispatch import write_request
 from keyswitch_engine.key_shapes import key_warnings
 from keyswitch_engine.offers import Offer
 from keyswitch_engine.operator import Caller
-from keyswitch_engine.outline import outline
+from keyswitch_engine.outline import outlined, outlined_options
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
@@ -31,8 +31,20 @@ def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_p
     message = _route(route)
     message.warnings.extend(key_warnings(registry, route))
     if call.include_body:
-        message.body_json = outline(write_request(route, call.generation, stream=True).body)
+        message.body_json = _outline(registry, call, route)
     return dispatch_service_pb2.ExplainRouteResponse(routes=[message])
+
+
+def _outline(registry: Registry, call: ExplainCall, route: Route[Dialect]) -> str:
+    """Return the body of the same call with nothing in it that the caller wrote.
+
+    Raises:
+        RequestError: the body of the call itself cannot be written.
+    """
+    write_request(route, call.generation, stream=True)
+    target = msgspec.structs.replace(call.target, options_json=outlined_options(call.target.options_json))
+    hidden = resolve(registry, target, call.credentials, Caller(tenant=call.tenant))
+    return write_request(hidden, outlined(call.generation), stream=True).body.decode()
 
 
 def _route(route: Route[Dialect]) -> dispatch_service_pb2.Route:

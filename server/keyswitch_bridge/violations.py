@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +15,10 @@ from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["Violations"]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""Control, zero-width and bidirectional characters, which have no place in a name."""
+_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp"})
+"""Unicode's categories of control characters, zero-width and bidirectional ones, and line ends, which have no place in
+a name. Unlike in a model id spaces of every kind do, which systems put into the names of files, and so do private ones.
+"""
 
 _SECRET = re.compile(r"[\x21-\x7e]{1,4096}")
 _MAX = 20
@@ -62,7 +65,7 @@ class Violations:
         """Check a name: bounded, without control characters."""
         if len(text) > limit:
             self.add(path, f"at most {limit} characters")
-        elif _CONTROL.search(text):
+        elif not text.isprintable() and any(unicodedata.category(character) in _INVISIBLE for character in text):
             self.add(path, "no control, zero-width or bidirectional characters")
         return text
 

@@ -85,7 +85,9 @@ def clean_model(model: str, field: str = "target.model") -> str:
     if len(model) > _MAX_MODEL:
         raise _bad_model(field, f"at most {_MAX_MODEL} characters")
     if not model.isprintable():  # by Unicode's categories, which know every character of the kind
-        raise _bad_model(field, "no control, zero-width or bidirectional characters")
+        raise _bad_model(
+            field, "visible characters only: no control, zero-width, bidirectional or private ones, no space but ' '"
+        )
     if any(segment in (".", "..") for segment in model.split("/")):
         raise _bad_model(field, "no '.' or '..' as a path segment")
     return model

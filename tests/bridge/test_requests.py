@@ -103,6 +103,20 @@ def test_a_broken_rule_names_its_field(fields: dict[str, Any], path: str) -> Non
     assert raised.value.reason is Reason.INVALID_REQUEST
 
 
+@pytest.mark.parametrize("character", ["\n", "\x9b", "\u200b", "\u2066", "\u2028", "\ufeff", "\u00ad", "\U000e0041"])
+def test_a_name_has_no_character_that_nobody_sees(character: str) -> None:
+    """Control, zero-width and bidirectional characters are refused, by Unicode's categories."""
+    with pytest.raises(InvalidRequest) as raised:
+        read_generate(message(endUserId=f"a{character}b"))
+    assert [violation.field for violation in raised.value.violations] == ["end_user_id"]
+
+
+@pytest.mark.parametrize("name", ["a b", "a\u202fb", "a\u3000b", "\u5831\u544a", "\uf8ff"])
+def test_a_name_may_be_what_systems_make_of_it(name: str) -> None:
+    """Spaces of every kind, other scripts and private characters stand in names of files and people."""
+    assert read_generate(message(endUserId=name)).generation.end_user_id == name
+
+
 def test_all_violations_come_together_and_none_quotes_the_input() -> None:
     """Everything wrong is told at once, without secrets or the offending text."""
     bad = message(

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pathlib
+from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 from cli.running import KEYSWITCH, environment, run, run_on_terminal
+from keyswitch.v1 import dispatch_service_pb2, event_pb2, registry_service_pb2, usage_pb2
+from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceServicer, add_DispatchServiceServicer_to_server
+from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceServicer, add_RegistryServiceServicer_to_server
 from keyswitch_sandbox import Sandbox
 from support import ServerProcess
 
@@ -124,3 +130,92 @@ async def test_nothing_left_behind_keeps_the_command_from_exiting() -> None:
     )
     code, _, err = await run("no-such-command", executable=(KEYSWITCH[0], "-c", script))
     assert (code, err.startswith("error: no such command")) == (2, True)
+
+
+class Hostile(DispatchServiceServicer, RegistryServiceServicer):
+    """A server whose every text is an attempt at the terminal."""
+
+    async def ExplainRoute(self, request: object, context: object) -> dispatch_service_pb2.ExplainRouteResponse:
+        excluded = dispatch_service_pb2.ExcludedCandidate(provider=HOSTILE, reason=HOSTILE)
+        route = dispatch_service_pb2.Route(
+            provider=HOSTILE, resolved_model=HOSTILE, dialect=HOSTILE, origin_host=HOSTILE, credential_label=HOSTILE,
+            reasons=[HOSTILE], excluded=[excluded], warnings=[HOSTILE], body_json=HOSTILE,
+        )  # fmt: skip
+        return dispatch_service_pb2.ExplainRouteResponse(routes=[route])
+
+    async def StreamGenerate(
+        self, request: object, context: object
+    ) -> AsyncIterator[dispatch_service_pb2.StreamGenerateResponse]:
+        attempt = usage_pb2.Attempt(number=1, provider=HOSTILE, origin_host=HOSTILE)
+        finished = event_pb2.Finished(
+            stop_reason=event_pb2.STOP_REASON_STOP,
+            answering_model=HOSTILE,
+            receipt=usage_pb2.Receipt(attempts=[attempt]),
+        )
+        events = [event_pb2.Event(started=event_pb2.Started()), event_pb2.Event(finished=finished)]
+        yield dispatch_service_pb2.StreamGenerateResponse(events=events)
+
+    async def Generate(
+        self, request: object, context: grpc.aio.ServicerContext[object, object]
+    ) -> dispatch_service_pb2.GenerateResponse:
+        await context.abort(grpc.StatusCode.UNKNOWN, HOSTILE)
+
+    async def ListProviders(self, request: object, context: object) -> registry_service_pb2.ListProvidersResponse:
+        provider = registry_service_pb2.Provider(
+            id=HOSTILE, display_name=HOSTILE, default_model=HOSTILE, origin_host=HOSTILE
+        )
+        return registry_service_pb2.ListProvidersResponse(providers=[provider])
+
+    async def GetRegistryInfo(self, request: object, context: object) -> registry_service_pb2.GetRegistryInfoResponse:
+        return registry_service_pb2.GetRegistryInfoResponse(
+            server_version=HOSTILE, fingerprint=HOSTILE, min_client_version=HOSTILE
+        )
+
+
+@pytest.fixture(scope="module")
+async def hostile() -> AsyncIterator[str]:
+    """The address of such a server."""
+    running = grpc.aio.server()
+    add_DispatchServiceServicer_to_server(Hostile(), running)
+    add_RegistryServiceServicer_to_server(Hostile(), running)
+    port = running.add_insecure_port("127.0.0.1:0")
+    await running.start()
+    yield f"127.0.0.1:{port}"
+    await running.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "times"),
+    [
+        (("explain", "--body"), 10),
+        (("explain", "--json"), 10),
+        (("generate", "hi", "-v"), 3),
+        (("generate", "hi", "-v", "--json"), 3),
+        (("generate", "hi", "--no-stream"), 1),
+        (("providers",), 4),
+        (("providers", "--json"), 4),
+        (("doctor",), 3),
+        (("doctor", "--json"), 3),
+    ],
+)
+async def test_a_terminal_is_shown_nothing_that_a_server_commands(
+    server: ServerProcess, hostile: str, arguments: tuple[str, ...], times: int
+) -> None:
+    """Whatever a server says of routes, providers, receipts, failures or itself is text; a pipe gets all of it."""
+    _, shown = await run_on_terminal(*arguments, "--server", hostile, server=server)
+    assert shown.count("gone") >= times
+    assert [character for character in shown if not (character.isprintable() or character in "\t\n")] == []
+    if "--json" not in arguments:
+        _, out, err = await run(*arguments, "--server", hostile, server=server)
+        assert (out + err).count(HOSTILE) >= times
+
+
+async def test_a_terminal_is_shown_nothing_that_an_answer_commands(
+    server: ServerProcess, tmp_path: pathlib.Path
+) -> None:
+    """Characters of a decoded answer that JSON leaves as they are do nothing either."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": f"{HOSTILE}gone"}, "finish_reason": "stop"}
+    (tmp_path / "body").write_text(json.dumps({"id": "1", "choices": [choice]}))
+    code, shown = await run_on_terminal("decode", str(tmp_path / "body"), "--dialect", "openai-chat", server=server)
+    assert (code, "gone" in shown) == (0, True)
+    assert [character for character in shown if not (character.isprintable() or character == "\n")] == []

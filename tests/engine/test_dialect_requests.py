@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from keyswitch_engine.dialects import DIALECTS
+from keyswitch_engine.dialects import DIALECTS, TOKEN_COUNTERS
 from keyswitch_engine.dialects.base import Profile
 from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable
 from keyswitch_engine.events import ProviderState
@@ -242,3 +242,14 @@ def test_calls_of_other_models_are_marked_where_gemini_demands_signatures() -> N
 def test_converse_asks_each_family_in_its_own_way(model: str, reasoning: Reasoning, fields: dict[str, Any]) -> None:
     """What Converse has no field for goes into the family's own."""
     assert body("bedrock-converse", asking(reasoning=reasoning), model=model)["additionalModelRequestFields"] == fields
+
+
+@pytest.mark.parametrize("dialect", sorted(TOKEN_COUNTERS.keys() - {"openai-chat"}))  # which counts no tools
+def test_a_conversation_too_deep_to_count_is_the_callers_error(dialect: str) -> None:
+    """A schema that nobody read so far, and that is nested too deeply to be read with the body, is refused."""
+    counter = TOKEN_COUNTERS[dialect]
+    deep = FunctionTool("f", parameters_json_schema='{"a":' * 5000 + "1" + "}" * 5000)
+    generation = msgspec.structs.replace(HI, tools=(deep,))
+    with pytest.raises(InvalidRequest) as refused:
+        counter.count_request(generation, "m", Profile("p", "/x/{model}", counter.flags()))
+    assert refused.value.field == "request"

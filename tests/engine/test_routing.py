@@ -110,6 +110,8 @@ REFUSALS = [
     (Target(provider="openai", compatibility={"terminal": "never"}), ("openai",), Reason.INVALID_REQUEST, "terminal"),
     (Target(provider="openai", model="a/../b"), ("openai",), Reason.INVALID_REQUEST, "path segment"),
     (Target(provider="openai", model="a\u200bb"), ("openai",), Reason.INVALID_REQUEST, "zero-width"),
+    (Target(provider="openai", model="a\u00a0b"), ("openai",), Reason.INVALID_REQUEST, "no space but ' '"),
+    (Target(provider="openai", model="a\ue000b"), ("openai",), Reason.INVALID_REQUEST, "private"),
     (Target(provider="openai", model="a" * 257), ("openai",), Reason.INVALID_REQUEST, "256"),
 ]
 

@@ -259,3 +259,14 @@ def check(row: Decision, outcome: Route[Dialect] | DispatchError) -> tuple[str, 
 def known_as(provider: Provider) -> set[str]:
     """Return every name of a provider."""
     return {provider.id, *map(folded, provider.aliases)}
+
+
+def test_a_tag_makes_a_bare_id_nobodys_but_of_vendors_that_have_colons_themselves() -> None:
+    """`name:tag` is Ollama's form, so no vendor's matcher takes its own ids with one, except OpenAI's and Bedrock's."""
+    takers = {
+        row.id
+        for row in registry("").providers.values()
+        for model in row.models
+        if "/" not in model and any(matcher.search(f"{model}:7b") for matcher in row.matchers)
+    }
+    assert takers == {"openai", "bedrock"}

@@ -129,8 +129,10 @@ def _run(arguments: list[str] | None) -> int:
 
 def _complain(message: str) -> None:
     """Show a message, if anything takes it; the exit status says the same."""
+    from keyswitch_cli.output import print_line  # noqa: PLC0415 - none of this is needed for help
+
     with contextlib.suppress(OSError):
-        click.echo(message, err=True)
+        print_line(message, err=True)
 
 
 if __name__ == "__main__":

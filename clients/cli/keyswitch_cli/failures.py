@@ -9,7 +9,6 @@ import click
 from keyswitch_client import KeyswitchError
 
 from keyswitch_cli import exit_codes
-from keyswitch_cli.output import on_terminal
 
 __all__ = ["RpcFailed", "rpc_failures"]
 
@@ -25,7 +24,7 @@ class RpcFailed(click.ClickException):
             lines += [f"  {violation}" for violation in violations]
         if error.retry_after is not None:
             lines.append(f"  retry after {error.retry_after:g} s")
-        super().__init__("\n".join(on_terminal(line, err=True) for line in lines))
+        super().__init__("\n".join(lines))
         self.exit_code = exit_codes.of_rpc(error.code.value[0], error.reason)  # type: ignore[misc] # click reads it so
 
 

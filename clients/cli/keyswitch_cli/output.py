@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-__all__ = ["TextOutput", "on_terminal", "table"]
+__all__ = ["TextOutput", "print_line", "table"]
 
 _HARMLESS = (
     {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"}
@@ -17,7 +17,7 @@ _HARMLESS = (
 """Control characters as the pictures that Unicode has for them; they could retitle, recolour or rewrite a terminal."""
 
 
-def on_terminal(text: str, *, err: bool) -> str:
+def _harmless(text: str, *, err: bool) -> str:
     """Return *text* as it may be shown: unchanged unless the stream, standard error if *err*, is a terminal."""
     stream = sys.stderr if err else sys.stdout
     return text.translate(_HARMLESS) if stream is not None and stream.isatty() else text
@@ -34,6 +34,12 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print a line that has text of others in it, on standard error if *err*."""
+    # colour means that click takes no escape sequences out of what is piped
+    click.echo(_harmless(text, err=err), err=err, color=True)
+
+
 class TextOutput:
     """Text that comes in pieces, and in the end a line end unless it had one."""
 
@@ -45,8 +51,8 @@ class TextOutput:
     def write(self, text: str) -> None:
         """Write a piece, at once."""
         if text:
-            # colour means that click takes no escape sequences out of what is piped
-            click.echo(on_terminal(text, err=self._err), nl=False, err=self._err, color=True)
+            # coloured for the same reason as a line
+            click.echo(_harmless(text, err=self._err), nl=False, err=self._err, color=True)
             self._line_is_open = not text.endswith("\n")
 
     def end_line(self) -> None:

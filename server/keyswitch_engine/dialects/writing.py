@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _ENCODER = msgspec.json.Encoder()
-_OPTIONS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def unsupported(field: str, why: str = "") -> Unavailable:
@@ -48,10 +48,9 @@ def encode_body(body: dict[str, Any], options_json: str) -> bytes:
     """Encode a body, the caller's options merged into it verbatim and last.
 
     Raises:
-        InvalidRequest: an option is one that the body has already, and not an object in both.
+        InvalidRequest: an option is one that the body has already, and not an object in both; or they are no object.
     """
-    if options_json:
-        _merge(body, _OPTIONS.decode(options_json), "")
+    _merge(body, raw_object(options_json, "target.options_json"), "")
     return _ENCODER.encode(body)
 
 
@@ -62,7 +61,7 @@ def _merge(body: dict[str, Any], options: dict[str, msgspec.Raw], path: str) -> 
         if name not in body:
             body[name] = value
         elif isinstance(have, dict) and bytes(value).lstrip().startswith(b"{"):
-            _merge(have, _OPTIONS.decode(value), f"{path}{name}.")
+            _merge(have, raw_object(value, "target.options_json"), f"{path}{name}.")
         else:
             raise InvalidRequest(
                 [Violation("target.options_json", f"the request writes '{path}{name}' already; use its own field")]
@@ -70,13 +69,21 @@ def _merge(body: dict[str, Any], options: dict[str, msgspec.Raw], path: str) -> 
 
 
 def option_names(options_json: str) -> Collection[str]:
-    """Return the names of the caller's options, for defaults that give way to them."""
-    return _OPTIONS.decode(options_json).keys() if options_json else ()
+    """Return the names of the caller's options, for defaults that give way to them.
+
+    Raises:
+        InvalidRequest: they are no JSON object.
+    """
+    return raw_object(options_json, "target.options_json").keys()
 
 
 def only(body: bytes, names: Collection[str]) -> dict[str, msgspec.Raw]:
-    """Return those fields of an encoded body that another endpoint takes as well."""
-    return {name: value for name, value in _OPTIONS.decode(body).items() if name in names}
+    """Return those fields of an encoded body that another endpoint takes as well.
+
+    Raises:
+        InvalidRequest: JSON of the caller's is nested too deeply, by the levels that the body adds.
+    """
+    return {name: value for name, value in raw_object(body, "request").items() if name in names}
 
 
 def raw_json(text: str) -> msgspec.Raw:
@@ -140,10 +147,11 @@ def short_id(call_id: str) -> str:
     return call_id if _SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
-def raw_object(text: bytes | None, field: str) -> dict[str, msgspec.Raw]:
+def raw_object(text: bytes | str | None, field: str) -> dict[str, msgspec.Raw]:
     """Return the fields of a JSON object that a provider handed out, or that the caller wrote for it, as they are.
 
-    Nothing where there is no object. *field* is the path of what it belongs to.
+    Nothing where there is no object. *field* is the path of what it belongs to. What was checked before is checked
+    again: how deeply JSON may be nested depends on how deep the stack is that reads it.
 
     Raises:
         InvalidRequest: it is not a JSON object.
@@ -151,6 +159,8 @@ def raw_object(text: bytes | None, field: str) -> dict[str, msgspec.Raw]:
     if not text:
         return {}
     try:
-        return _OPTIONS.decode(text)
+        return _OBJECT.decode(text)
     except MALFORMED_JSON as error:
-        raise InvalidRequest([Violation(field, "its state or configuration is no JSON object")]) from error
+        raise InvalidRequest(
+            [Violation(field, "must hold a JSON object, and none that is nested too deeply")]
+        ) from error

@@ -11,6 +11,7 @@ from keyswitch_engine import registry
 from keyswitch_engine.decode import UnknownProtocolError, cut, decode_answer
 
 from keyswitch_cli.command import PrintingCommand, hide
+from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
 
@@ -74,7 +75,7 @@ def command(  # noqa: PLR0917 - click passes them by name
                 result = _decode(rows, line, batch.parent)
             except (msgspec.DecodeError, UnknownProtocolError, ValueError, OSError) as error:
                 raise click.UsageError(f"--batch: line {number}: {error}") from None
-            click.echo(msgspec.json.encode({"id": line.id} | result).decode())
+            print_line(msgspec.json.encode({"id": line.id} | result).decode())
         return
     assert body is not None  # noqa: S101 - one of the two is given
     try:
@@ -93,7 +94,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         result = _decode(rows, line, body.parent)
     except (msgspec.DecodeError, UnknownProtocolError, ValueError, OSError) as error:
         raise click.UsageError(hide(str(error), (dialect, chunk_bytes))) from None
-    click.echo(msgspec.json.encode(result).decode())
+    print_line(msgspec.json.encode(result).decode())
 
 
 def _looks_streamed(body: pathlib.Path) -> bool:

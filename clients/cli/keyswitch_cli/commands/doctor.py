@@ -18,7 +18,7 @@ from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import known_providers
 from keyswitch_cli.options import server_option
-from keyswitch_cli.output import on_terminal
+from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
 
@@ -50,12 +50,12 @@ def command(server: str, config: pathlib.Path | None, *, as_json: bool) -> int:
     if _release(version) < _release(info.min_client_version):
         findings["client"] = f"{version} is too old for the server, which wants {info.min_client_version}"
     if as_json:
-        click.echo(json.dumps(_report(version, fingerprint, info, findings), ensure_ascii=False))
+        print_line(json.dumps(_report(version, fingerprint, info, findings), ensure_ascii=False))
     else:
-        click.echo(f"version   {version} here, {on_terminal(info.server_version, err=False)} on the server")
-        click.echo(f"registry  {fingerprint} here, {on_terminal(info.fingerprint, err=False)} on the server")
+        print_line(f"version   {version} here, {info.server_version} on the server")
+        print_line(f"registry  {fingerprint} here, {info.fingerprint} on the server")
         for name, finding in findings.items():
-            click.echo(on_terminal(f"{name}: {finding}", err=False))
+            print_line(f"{name}: {finding}")
         click.echo("the server decides where they differ" if findings else "nothing differs")
     return exit_codes.ERROR if findings else 0
 

@@ -18,7 +18,7 @@ from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import Refused, decide
 from keyswitch_cli.options import read_credentials, selection_options
-from keyswitch_cli.output import on_terminal
+from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
 
@@ -72,7 +72,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     with rpc_failures(), Client(server) as client:
         response = client.explain(**asked, include_body=body)
     if as_json:
-        click.echo(json_format.MessageToJson(response, indent=None))
+        print_line(json_format.MessageToJson(response, indent=None))
         return 0
     for route in response.routes:
         _show(route)
@@ -86,15 +86,15 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
     except Refused as refused:
         if as_json:
             error = {"code": refused.code, "reason": refused.reason, "message": refused.message}
-            click.echo(json.dumps({"error": error}, ensure_ascii=False))
+            print_line(json.dumps({"error": error}, ensure_ascii=False))
         else:
-            click.echo(f"error: {refused.reason}: {on_terminal(refused.message, err=True)}", err=True)
+            print_line(f"error: {refused.reason}: {refused.message}", err=True)
         return exit_codes.of_rpc(refused.number, refused.reason)
     if as_json:
         shown: dict[str, object] = {**_decision(route)}
         if route.body_json:
             shown["body"] = json.loads(route.body_json)
-        click.echo(json.dumps(shown, ensure_ascii=False))
+        print_line(json.dumps(shown, ensure_ascii=False))
     else:
         _show(route)
     return 0
@@ -116,12 +116,12 @@ def _show(route: dispatch_service_pb2.Route) -> None:
     """Print a route for people."""
     for name, value in _decision(route).items():
         label = f" ({route.credential_label})" if name == "credential" and route.credential_label else ""
-        click.echo(f"{name:11} {value}{label}")
+        print_line(f"{name:11} {value}{label}")
     if route.body_json:
-        click.echo(f"body        {route.body_json}")
+        print_line(f"body        {route.body_json}")
     for reason in route.reasons:
-        click.echo(f"because     {reason}")
+        print_line(f"because     {reason}")
     for excluded in route.excluded:
-        click.echo(f"not         {excluded.provider}: {excluded.reason}")
+        print_line(f"not         {excluded.provider}: {excluded.reason}")
     for warning in route.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        print_line(f"warning: {warning}", err=True)

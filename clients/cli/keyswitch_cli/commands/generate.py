@@ -15,7 +15,7 @@ from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.inputs import read_file, read_stdin
 from keyswitch_cli.options import Number, read_credentials, selection_options, timeout_option
-from keyswitch_cli.output import TextOutput
+from keyswitch_cli.output import TextOutput, print_line
 
 __all__ = ["command"]
 
@@ -98,7 +98,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     if not as_json:
         for call in answer.tool_calls:
             message = conversation_pb2.ToolCallPart(id=call.id, name=call.name, arguments_json=call.arguments_json)
-            click.echo(json_format.MessageToJson(message, indent=None))
+            print_line(json_format.MessageToJson(message, indent=None))
     if verbose:
         _print_receipt(answer)
 
@@ -126,7 +126,7 @@ def _print_events(stream: Stream, *, as_json: bool, verbose: bool) -> Answer:
     """Print what comes, as it comes."""
     if as_json:
         for message in stream.messages():
-            click.echo(json_format.MessageToJson(message, indent=None))
+            print_line(json_format.MessageToJson(message, indent=None))
         return stream.answer
     visible, reasoning = TextOutput(), TextOutput(err=True)
     try:
@@ -148,7 +148,7 @@ def _print_events(stream: Stream, *, as_json: bool, verbose: bool) -> Answer:
 def _print_whole(answer: Answer, *, as_json: bool, verbose: bool) -> None:
     """Print an answer that came at once, as it would have been streamed."""
     if as_json:
-        click.echo(json_format.MessageToJson(answer.response, indent=None))
+        print_line(json_format.MessageToJson(answer.response, indent=None))
         return
     visible, reasoning = TextOutput(), TextOutput(err=True)
     if verbose:
@@ -161,7 +161,7 @@ def _print_whole(answer: Answer, *, as_json: bool, verbose: bool) -> None:
 
 def _print_receipt(answer: Answer) -> None:
     """Print the receipt for people."""
-    click.echo(f"model       {answer.response.finished.answering_model}  ({answer.stop_reason})", err=True)
+    print_line(f"model       {answer.response.finished.answering_model}  ({answer.stop_reason})", err=True)
     usage = answer.usage
     if usage is not None:
         counts = usage if usage.HasField("input_tokens") else usage.reported
@@ -186,4 +186,4 @@ def _print_attempts(receipt: usage_pb2.Receipt) -> None:
             for field, value in attempt.ListFields()
             if field.name in _TIMES
         ]
-        click.echo(f"attempt {attempt.number}   {', '.join(facts)}", err=True)
+        print_line(f"attempt {attempt.number}   {', '.join(facts)}", err=True)

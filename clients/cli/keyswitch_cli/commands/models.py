@@ -11,7 +11,7 @@ from keyswitch_client.enums import value_name
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
-from keyswitch_cli.output import on_terminal, table
+from keyswitch_cli.output import print_line, table
 
 __all__ = ["command"]
 
@@ -46,11 +46,11 @@ def command(
         )
     if as_json:
         for model in found:
-            click.echo(json_format.MessageToJson(model, indent=None))
+            print_line(json_format.MessageToJson(model, indent=None))
         return
     rows = [
         (model.id, model.provider, model.resolved_model, value_name(usage_pb2.Billing, model.billing, "BILLING_"))
         for model in found
     ]
     for line in table(("MODEL", "PROVIDER", "SENT AS", "BILLING"), rows):
-        click.echo(on_terminal(line, err=False))
+        print_line(line)

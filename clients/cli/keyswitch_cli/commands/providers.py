@@ -9,7 +9,7 @@ from keyswitch_client import Client
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
-from keyswitch_cli.output import on_terminal, table
+from keyswitch_cli.output import print_line, table
 
 __all__ = ["command"]
 
@@ -24,8 +24,8 @@ def command(query: tuple[str, ...], server: str, *, as_json: bool) -> None:
         found = client.providers(" ".join(query))
     if as_json:
         for provider in found:
-            click.echo(json_format.MessageToJson(provider, indent=None))
+            print_line(json_format.MessageToJson(provider, indent=None))
         return
     rows = [(provider.id, provider.default_model, provider.origin_host, provider.display_name) for provider in found]
     for line in table(("PROVIDER", "DEFAULT MODEL", "HOST", "NAME"), rows):
-        click.echo(on_terminal(line, err=False))
+        print_line(line)

@@ -13,7 +13,7 @@ from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.inputs import read_file
 from keyswitch_cli.offline import checked_models
-from keyswitch_cli.output import on_terminal
+from keyswitch_cli.output import print_line
 
 if TYPE_CHECKING:
     from keyswitch_engine.routability import Routability
@@ -46,12 +46,12 @@ def command(file: str, keyed: tuple[str, ...], tenant: str, config: pathlib.Path
     resolved = sum(result.provider is not None for result in results)
     if as_json:
         report = {"models": [_report(result) for result in results], "resolved": resolved, "total": len(results)}
-        click.echo(json.dumps(report, ensure_ascii=False))
+        print_line(json.dumps(report, ensure_ascii=False))
     else:
         width = max(len(result.listed.model) for result in results)
         for result in results:
             status, where = _words(result)
-            click.echo(on_terminal(f"{status:9} {result.listed.model:{width}}  {where}", err=False))
+            print_line(f"{status:9} {result.listed.model:{width}}  {where}")
         click.echo(f"{resolved} of {len(results)} resolve")
     return 0 if resolved == len(results) else exit_codes.ERROR
 
