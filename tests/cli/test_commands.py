@@ -188,7 +188,10 @@ async def test_lists_are_made_for_pipes(server: ServerProcess) -> None:
     assert (code, json.loads(out)["routes"][0]["provider"]) == (0, "sandbox")
     code, out, _ = await run("explain", *ECHO, server=server)
     assert code == 0
-    assert {"provider    sandbox", "credential  caller", "billing     BYOK"} <= set(out.splitlines())
+    lines = out.splitlines()
+    assert {"asked       sandbox/echo", "provider    sandbox", "credential  caller", "billing     BYOK"} <= set(lines)
+    (flags,) = (line for line in lines if line.startswith("flags "))
+    assert "reasoning_control=effort, " in flags
 
 
 @pytest.mark.parametrize(

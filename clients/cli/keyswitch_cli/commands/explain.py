@@ -114,14 +114,16 @@ def _decision(route: dispatch_service_pb2.Route) -> dict[str, str]:
 
 def _show(route: dispatch_service_pb2.Route) -> None:
     """Print a route for people."""
+    print_line(f"asked       {route.requested_model or 'no model'}")
     for name, value in _decision(route).items():
         label = f" ({route.credential_label})" if name == "credential" and route.credential_label else ""
         print_line(f"{name:11} {value}{label}")
-    if route.body_json:
-        print_line(f"body        {route.body_json}")
     for reason in route.reasons:
         print_line(f"because     {reason}")
     for excluded in route.excluded:
         print_line(f"not         {excluded.provider}: {excluded.reason}")
+    print_line(f"flags       {', '.join(f'{flag}={value}' for flag, value in sorted(route.compatibility.items()))}")
+    if route.body_json:
+        print_line(f"body        {route.body_json}")
     for warning in route.warnings:
         print_line(f"warning: {warning}", err=True)
