@@ -8,7 +8,6 @@ tells nothing of the inside but an incident id.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -18,7 +17,7 @@ from keyswitch_bridge.not_yet import RPCS, refuse_field
 from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
-from keyswitch_server.logging import Logger, places
+from keyswitch_server.logging import Logger, log_incident
 
 __all__ = ["Guard", "client_left", "commit", "stopped"]
 
@@ -129,15 +128,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def _incident(self, method: str, context: Context, error: BaseException) -> NoReturn:
         """Log a bug of ours by its type and places, and end the call with its id."""
-        incident = secrets.token_hex(8)
-        self._log.error(
-            "incident",
-            method=method,
-            incident=incident,
-            exception_type=type(error).__name__,
-            exception_places=places(error),
-        )
-        await _abort(context, internal_failure(incident))
+        await _abort(context, internal_failure(log_incident(self._log, error, method=method)))
 
 
 async def commit(context: Context) -> None:
