@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
+from keyswitch_bridge.negotiation import refuse_old_client
 from keyswitch_bridge.not_yet import RPCS, refuse_field
 from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
@@ -22,6 +23,9 @@ from keyswitch_server.logging import Logger, log_incident
 __all__ = ["Guard", "client_left", "commit", "stopped"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_NEGOTIATED = "/keyswitch.v1."
+_FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
+"""Tells which clients the server understands, and so has to be understood itself."""
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -95,6 +99,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _guarded(self, method: str, behaviour: Any, decode: Callable[[bytes], Any] | None = None) -> Any:
         """Run a behaviour so that it ends with an answer or a status."""
+        negotiated = method.startswith(_NEGOTIATED) and method != _FOR_ALL
 
         async def guarded(request: Any, context: Context) -> Any:
             task = asyncio.current_task()
@@ -103,6 +108,8 @@ class Guard(grpc.aio.ServerInterceptor):
             self._tasks.add(task)
             try:
                 self._admit()
+                if negotiated:
+                    refuse_old_client(_user_agent(context))
                 return await behaviour(request if decode is None else _decoded(decode, request), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
@@ -147,6 +154,11 @@ async def commit(context: Context) -> None:
 def client_left(error: BaseException) -> bool:
     """Tell whether an exception is grpc's way to say that nobody is there to write to; the class has no public name."""
     return type(error).__name__ == "ExecuteBatchError"
+
+
+def _user_agent(context: Context) -> str:
+    """Return what a client says it is; empty if it does not say."""
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == "user-agent"), "")
 
 
 def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:

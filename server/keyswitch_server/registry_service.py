@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from keyswitch.v1 import registry_service_pb2 as pb
 from keyswitch.v1 import registry_service_pb2_grpc as pb_grpc
+from keyswitch_bridge.negotiation import CAPABILITIES, MIN_CLIENT_VERSION
 from keyswitch_bridge.requests import refuse_unknown
 from keyswitch_bridge.routes import provider_message
 from keyswitch_engine.errors import InvalidRequest, Violation
@@ -15,10 +16,7 @@ from keyswitch_engine.provider import SCHEMA_VERSION, Provider
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.routing import find_provider
 
-__all__ = ["MIN_CLIENT_VERSION", "RegistryService"]
-
-MIN_CLIENT_VERSION = "0.1.0"
-"""Oldest client library that is understood fully."""
+__all__ = ["RegistryService"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
@@ -66,6 +64,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             schema_version=SCHEMA_VERSION,
             fingerprint=registry.fingerprint,
             server_version=self._version,
+            capabilities=CAPABILITIES,
             min_client_version=MIN_CLIENT_VERSION,
             provider_count=len(registry.providers),
         )
