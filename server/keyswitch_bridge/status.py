@@ -71,6 +71,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = MappingProxyType(
         Reason.CALLER_LIMITED: _EXHAUSTED,
         Reason.INTERNAL: grpc.StatusCode.INTERNAL,
         Reason.SERVER_STOPPED: grpc.StatusCode.UNAVAILABLE,
+        Reason.CLIENT_TOO_OLD: _PRECONDITION,
     }
 )
 """The status code of every reason, as the contract's error table has it."""

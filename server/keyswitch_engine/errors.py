@@ -80,6 +80,7 @@ class Reason(enum.StrEnum):
     CALLER_LIMITED = "CALLER_LIMITED"
     INTERNAL = "INTERNAL"
     SERVER_STOPPED = "SERVER_STOPPED"
+    CLIENT_TOO_OLD = "CLIENT_TOO_OLD"
 
 
 class Origin(enum.Enum):

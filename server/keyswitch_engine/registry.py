@@ -77,10 +77,8 @@ def load(directories: Sequence[pathlib.Path] = (), base_urls: Mapping[str, str] 
     built_in = pathlib.Path(str(importlib.resources.files("keyswitch_engine") / "providers"))
     files: dict[str, _File] = {}
     for directory in (built_in, *directories):
-        if not directory.is_dir():
-            raise RegistryError(f"{directory}: no such directory of provider files")
         seen: dict[str, _File] = {}
-        for path in sorted(directory.glob("*.toml")):
+        for path in _listed(directory):
             file = _read(path)
             other = seen.setdefault(file.row.id, file)
             if other is not file:
@@ -110,6 +108,16 @@ class _File(NamedTuple):
     def error(self, problem: RowError) -> RegistryError:
         """Return an error that says where in the file the *problem* is."""
         return _located(self.path, self.text, problem)
+
+
+def _listed(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Return the provider files of a directory, sorted; one that cannot be listed is not an empty one."""
+    try:
+        return sorted(path for path in directory.iterdir() if path.name.endswith(".toml"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RegistryError(f"{directory}: no such directory of provider files") from error
+    except OSError as error:
+        raise RegistryError(f"{directory}: the directory cannot be listed: {error.strerror}") from error
 
 
 def _read(path: pathlib.Path) -> _File:

@@ -8,20 +8,23 @@ tells nothing of the inside but an incident id.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
+from keyswitch_bridge.negotiation import refuse_old_client
 from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
-from keyswitch_server.logging import Logger, places
+from keyswitch_server.logging import Logger, log_incident
 
 __all__ = ["Guard", "client_left", "commit", "stopped"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_NEGOTIATED = "/keyswitch.v1."
+_FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
+"""Tells which clients the server understands, and so has to be understood itself."""
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -93,6 +96,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _guarded(self, method: str, behaviour: Any, decode: Callable[[bytes], Any] | None = None) -> Any:
         """Run a behaviour so that it ends with an answer or a status."""
+        negotiated = method.startswith(_NEGOTIATED) and method != _FOR_ALL
 
         async def guarded(request: Any, context: Context) -> Any:
             task = asyncio.current_task()
@@ -101,6 +105,8 @@ class Guard(grpc.aio.ServerInterceptor):
             self._tasks.add(task)
             try:
                 self._admit()
+                if negotiated:
+                    refuse_old_client(_user_agent(context))
                 return await behaviour(request if decode is None else _decoded(decode, request), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
@@ -126,15 +132,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def _incident(self, method: str, context: Context, error: BaseException) -> NoReturn:
         """Log a bug of ours by its type and places, and end the call with its id."""
-        incident = secrets.token_hex(8)
-        self._log.error(
-            "incident",
-            method=method,
-            incident=incident,
-            exception_type=type(error).__name__,
-            exception_places=places(error),
-        )
-        await _abort(context, internal_failure(incident))
+        await _abort(context, internal_failure(log_incident(self._log, error, method=method)))
 
 
 async def commit(context: Context) -> None:
@@ -153,6 +151,11 @@ async def commit(context: Context) -> None:
 def client_left(error: BaseException) -> bool:
     """Tell whether an exception is grpc's way to say that nobody is there to write to; the class has no public name."""
     return type(error).__name__ == "ExecuteBatchError"
+
+
+def _user_agent(context: Context) -> str:
+    """Return what a client says it is; empty if it does not say."""
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == "user-agent"), "")
 
 
 def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import secrets
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
@@ -21,14 +22,15 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["ALLOWED", "Logger", "configure", "log_fields", "places"]
+__all__ = ["ALLOWED", "Logger", "configure", "log_fields", "log_incident", "places"]
 
 ALLOWED = frozenset(
     {
         "event", "level", "timestamp", "logger",
         "method", "code", "reason", "provider", "model", "dialect", "duration_ms",
         "upstream_status", "upstream_request_id", "input_tokens", "output_tokens", "attempts", "incident",
-        "exception_type", "exception_places", "listening", "version", "registry", "provider_count",
+        "exception_type", "exception_places", "listening", "version", "registry", "registry_before", "provider_count",
+        "problem",
         "egress_private_networks", "egress_plain_http_hosts", "signal", "fields_dropped",
     }
 )  # fmt: skip
@@ -123,3 +125,16 @@ def configure(level: str, stream: Any = None) -> Logger:
 def log_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is not known."""
     return {key: value for key, value in values.items() if value not in (None, "")}
+
+
+def log_incident(log: Logger, error: BaseException, *, method: str) -> str:
+    """Log a bug of ours by its type and places; *method* says where it showed. Return the incident's id."""
+    incident = secrets.token_hex(8)
+    log.error(
+        "incident",
+        method=method,
+        incident=incident,
+        exception_type=type(error).__name__,
+        exception_places=places(error),
+    )
+    return incident

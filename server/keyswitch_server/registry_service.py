@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from keyswitch.v1 import registry_service_pb2 as pb
 from keyswitch.v1 import registry_service_pb2_grpc as pb_grpc
+from keyswitch_bridge.negotiation import CAPABILITIES, MIN_CLIENT_VERSION
 from keyswitch_bridge.requests import read_tenant, refuse_unknown
 from keyswitch_bridge.routes import model_message, provider_message
 from keyswitch_bridge.violations import Violations
@@ -19,10 +20,7 @@ from keyswitch_engine.operator import Caller
 from keyswitch_engine.provider_file import SCHEMA_VERSION
 from keyswitch_engine.registry import Registry
 
-__all__ = ["MIN_CLIENT_VERSION", "RegistryService"]
-
-MIN_CLIENT_VERSION = "0.1.0"
-"""Oldest client library that is understood fully."""
+__all__ = ["RegistryService"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
@@ -102,6 +100,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             schema_version=SCHEMA_VERSION,
             fingerprint=registry.fingerprint,
             server_version=self._version,
+            capabilities=CAPABILITIES,
             min_client_version=MIN_CLIENT_VERSION,
             provider_count=len(registry.providers),
         )

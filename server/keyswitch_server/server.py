@@ -18,6 +18,7 @@ from keyswitch_engine.egress import Egress
 from keyswitch_server.dispatch_service import DispatchService
 from keyswitch_server.guard import Guard
 from keyswitch_server.health import Health
+from keyswitch_server.live_registry import LiveRegistry
 from keyswitch_server.logging import Logger
 from keyswitch_server.reflection import add_reflection
 from keyswitch_server.registry_loading import load_registry
@@ -41,7 +42,7 @@ class ListenError(Exception):
 
 
 async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then let calls finish; a second signal stops at once.
+    """Serve until SIGTERM or SIGINT, then let calls finish; a second signal stops at once. SIGHUP reloads providers.
 
     *on_listening* gets HOST:PORT once calls are accepted.
 
@@ -49,14 +50,14 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
         RegistryError: a provider file, or what the operator lays down beside them, is invalid.
         ListenError: the address cannot be listened on, for example since its port is in use.
     """
-    providers = load_registry(settings)
+    live = LiveRegistry(lambda: load_registry(settings), settings.providers, log)
     version = importlib.metadata.version("keyswitch")
     guard = Guard(log)
     async with Egress(settings.egress_policy()) as egress:
         server = grpc.aio.server(interceptors=[guard], options=_options(settings))
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
             DispatchService(
-                lambda: providers,
+                live,
                 Dispatcher(egress, PriceTable()),
                 settings.limits(),
                 max_total=settings.max_total_timeout,
@@ -68,7 +69,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             server,
         )
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(
-            RegistryService(lambda: providers, version),
+            RegistryService(live, version),
             server,
         )
         health = Health(_SERVICES)
@@ -82,17 +83,18 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             "listening",
             listening=address,
             version=version,
-            registry=providers.fingerprint,
-            provider_count=len(providers.providers),
+            registry=live().fingerprint,
+            provider_count=len(live().providers),
             egress_private_networks=[str(network) for network in settings.egress_private_networks],
             egress_plain_http_hosts=sorted(settings.egress_plain_http_hosts),
         )
         try:
-            with _signals(log) as (stop, at_once):
-                on_listening(address)
-                await stop.wait()
-                health.set_all(serving=False)
-                await _drain(server, guard, settings, at_once)
+            async with live.watched(settings.providers_reload_seconds):
+                with _signals(log, live.reload) as (stop, at_once):
+                    on_listening(address)
+                    await stop.wait()
+                    health.set_all(serving=False)
+                    await _drain(server, guard, settings, at_once)
         finally:
             await server.stop(0)
         log.info("stopped")
@@ -127,8 +129,8 @@ def _listen(server: grpc.aio.Server, listen: str) -> str:
 
 
 @contextlib.contextmanager
-def _signals(log: Logger) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Listen to signals; yield the events that the first one and the second one set."""
+def _signals(log: Logger, on_hangup: Callable[[], None]) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Listen to signals; yield the events that the first and the second one to stop set. SIGHUP calls *on_hangup*."""
     stop, at_once = asyncio.Event(), asyncio.Event()
 
     def on_signal(name: str) -> None:
@@ -138,10 +140,11 @@ def _signals(log: Logger) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
         yield stop, at_once
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 

@@ -92,6 +92,13 @@ class Settings(BaseSettings):
     providers: tuple[pathlib.Path, ...] = Field(
         (), description="Directories of provider files that add to the built-in ones or replace those of the same id."
     )
+    providers_reload_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=86_400,
+        description="Seconds between looks for changes in these directories, which are taken up without a restart; "
+        "0 for only on SIGHUP. A file that is invalid is logged and changes nothing.",
+    )
     sandbox_url: str = Field(
         "", description="Base URL of a running sandbox, for example `http://127.0.0.1:50552`; empty for its default."
     )

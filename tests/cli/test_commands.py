@@ -28,7 +28,7 @@ ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=k")
         (("explain", "-m", "sandbox/echo"), 4, "MISSING_CREDENTIAL"),
         (("generate", " "), 2, "prompt is empty"),
         (("generate", "hi", "--no-such-option"), 2, "no-such-option"),
-        (("no-such-command",), 2, "there are decode, doctor, explain"),
+        (("no-such-command",), 2, "there are completion, decode, doctor"),
         (("health",), 0, ""),
         (("health", "--service", "none"), 64 + 5, "unknown service"),
         (("health", "--server", "127.0.0.1:9", "--timeout", "1"), 64 + 14, "UNAVAILABLE"),

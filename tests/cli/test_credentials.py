@@ -117,7 +117,7 @@ async def test_a_literal_key_is_warned_of_where_somebody_looks(
     assert shown.startswith("warning: --api-key (number 1): a key on the command line")
     hidden = ("--api-key", "openai=env:MY_KEY", "--credential", "openai.project=p")
     code, shown = await run_on_terminal("explain", "-m", "openai/gpt-4o", *hidden, server=server)
-    assert (code, shown.splitlines()[0]) == (0, "provider    openai")
+    assert (code, shown.splitlines()[0]) == (0, "asked       openai/gpt-4o")
     assert await run(*echo, "--api-key", "sandbox=k", server=server) == (0, "hi\n", "")
 
 

@@ -4,10 +4,13 @@ import importlib
 import pathlib
 import pkgutil
 import types
+from collections.abc import Iterable
 
 import pytest
-from google.protobuf.descriptor import Descriptor
-from keyswitch.v1 import credential_pb2, dispatch_service_pb2, target_pb2
+from contract.previous import Contract
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from keyswitch.v1 import credential_pb2, dispatch_service_pb2, registry_service_pb2, target_pb2
+from keyswitch_bridge.negotiation import CAPABILITIES
 from keyswitch_bridge.not_yet import FIELDS
 
 PACKAGES = (
@@ -18,6 +21,32 @@ PACKAGES = (
     "keyswitch_client",
     "keyswitch_cli",
 )
+
+CURRENT = [
+    method
+    for file, service in (
+        (dispatch_service_pb2, "DispatchService"),
+        (registry_service_pb2, "RegistryService"),
+    )
+    for method in file.DESCRIPTOR.services_by_name[service].methods
+]
+
+
+def paths(methods: Iterable[MethodDescriptor]) -> set[str]:
+    """Return the names of rpcs, and of every field that a request of theirs may have at any depth."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting: list[Descriptor] = []
+    for method in methods:
+        found.add(f"{method.containing_service.name}.{method.name}")
+        waiting.append(method.input_type)
+    while waiting:
+        message = waiting.pop()
+        if message.full_name not in seen:
+            seen.add(message.full_name)
+            found |= {f"{message.name}.{field.name}" for field in message.fields}
+            waiting += [field.message_type for field in message.fields if field.message_type is not None]
+    return found
 
 
 def fields(descriptor: Descriptor) -> dict[str, tuple[int, int, bool, str]]:
@@ -82,3 +111,20 @@ def test_no_module_has_grown_a_second_idea() -> None:
         if (count := len(file.read_text().splitlines())) > 420
     }
     assert long == {}
+
+
+def test_capabilities_are_what_is_built() -> None:
+    """Each is sorted in by its name, and all that it names is in the contract and no longer said to be missing."""
+    assert list(CAPABILITIES) == sorted(CAPABILITIES)
+    missing = {f"{message}.{field}" for message, fields in FIELDS.items() for field in fields}
+    named = {path for paths in CAPABILITIES.values() for path in paths}
+    assert named <= paths(CURRENT)
+    assert named & missing == set()
+
+
+def test_what_requests_gained_is_a_capability() -> None:
+    """Every rpc and every field of a request that the previous contract lacks can be asked for by name beforehand."""
+    gained = paths(CURRENT) - paths(Contract().methods.values())
+    named = {path for paths in CAPABILITIES.values() for path in paths}
+    missing = {f"{message}.{field}" for message, fields in FIELDS.items() for field in fields}
+    assert gained - missing <= named

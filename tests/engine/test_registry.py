@@ -226,3 +226,11 @@ def test_every_flag_is_used_by_the_dialect(flag: str) -> None:
     folder = pathlib.Path(dialects.__file__).parent / "openai_chat"
     code = "".join(file.read_text() for file in folder.glob("*.py") if file.name != "flags.py")
     assert f"flags.{flag}" in code
+
+
+def test_a_directory_that_cannot_be_listed_is_not_taken_for_empty(tmp_path: pathlib.Path) -> None:
+    """What the system refuses to list is an error that names it, like a directory that is not there."""
+    with pytest.raises(RegistryError, match="x: the directory cannot be listed: File name too long"):
+        load([tmp_path / ("x" * 300)])
+    with pytest.raises(RegistryError, match="none: no such directory of provider files"):
+        load([tmp_path / "none"])

@@ -7,15 +7,19 @@ import importlib
 import io
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from keyswitch_cli import exit_codes
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
+    "completion": "Print the script that completes commands and values in a shell.",
     "decode": "Decode a captured answer of a provider.",
     "doctor": "Compare what this installation and a server know of providers.",
     "explain": "Say where a request would go, on whose key and bill.",
@@ -45,9 +49,16 @@ class _Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in _COMMANDS:  # click would show it, and it may be a key in the wrong place
+        if args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            # click would show it, and it may be a key in the wrong place
             ctx.fail(f"no such command; there are {', '.join(sorted(_COMMANDS))}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell that completes needs it
+
+        named = [CompletionItem(name, help=about) for name, about in _COMMANDS.items() if name.startswith(incomplete)]
+        return named + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -102,7 +113,11 @@ def _fill_standard_streams() -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command, or answer a shell that completes one; return the exit status."""
+    if "_KEYSWITCH_COMPLETE" in os.environ:  # click's name for it
+        from keyswitch_cli import shells  # noqa: PLC0415 - not needed for anything else
+
+        shells.register()
     try:
         result: Any = cli.main(arguments, prog_name="keyswitch", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -119,8 +134,8 @@ def _run(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return exit_codes.INTERRUPTED
-    except SystemExit:  # click's, when whoever read the output has left
-        return exit_codes.ERROR
+    except SystemExit as error:  # click's, behind completions, or when whoever read the output has left
+        return error.code if isinstance(error.code, int) else exit_codes.ERROR
     except OSError as error:
         _complain(f"error: {error.strerror or type(error).__name__}")
         return exit_codes.ERROR

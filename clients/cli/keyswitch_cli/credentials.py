@@ -14,6 +14,7 @@ from typing import Any
 import click
 from keyswitch.v1 import credential_pb2
 
+from keyswitch_cli.completion import complete_api_keys
 from keyswitch_cli.inputs import read_file, read_stdin
 
 __all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "uses_stdin"]
@@ -50,6 +51,7 @@ api_key_option = click.option(
     "api_keys",
     multiple=True,
     metavar="PROVIDER=KEY",
+    shell_complete=complete_api_keys,
     help="A provider's key; also PROVIDER=@FILE, PROVIDER=env:NAME, PROVIDER=- for standard input. Repeatable. "
     "A literal key is visible to other processes; prefer the other forms.",
 )

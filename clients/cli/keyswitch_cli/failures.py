@@ -22,6 +22,8 @@ class RpcFailed(click.ClickException):
         violations = [f"{field}: {description}" for field, description in error.violations]
         if violations != [error.message]:
             lines += [f"  {violation}" for violation in violations]
+        if error.hint:
+            lines.append(f"  {error.hint}")
         if error.retry_after is not None:
             lines.append(f"  retry after {error.retry_after:g} s")
         super().__init__("\n".join(lines))

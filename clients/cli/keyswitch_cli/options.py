@@ -11,6 +11,7 @@ import click
 from keyswitch.v1 import credential_pb2
 
 from keyswitch_cli import credentials
+from keyswitch_cli.completion import complete_dialects, complete_models, complete_providers
 
 __all__ = ["Number", "read_credentials", "selection_options", "server_option", "timeout_option"]
 
@@ -61,10 +62,27 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         credentials.credential_option,
         credentials.api_key_option,
-        click.option("-m", "--model", default="", help="Model id, native or with its provider's prefix."),
+        click.option(
+            "-m",
+            "--model",
+            default="",
+            shell_complete=complete_models,
+            help="Model id, native or with its provider's prefix.",
+        ),
         click.option("--region", default="", help="Region or location, for providers that have them."),
-        click.option("--dialect", default="", help="Wire protocol; the provider's first if not given."),
-        click.option("-p", "--provider", default="", help="Provider; derived from model or key if not given."),
+        click.option(
+            "--dialect",
+            default="",
+            shell_complete=complete_dialects,
+            help="Wire protocol; the provider's first if not given.",
+        ),
+        click.option(
+            "-p",
+            "--provider",
+            default="",
+            shell_complete=complete_providers,
+            help="Provider, by id or alias; derived from model or key if not given.",
+        ),
         server_option,
     )
     for option in options:

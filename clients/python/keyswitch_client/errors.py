@@ -42,15 +42,26 @@ class KeyswitchError(Exception):
     """A call failed."""
 
     def __init__(
-        self, code: grpc.StatusCode, message: str, failure: error_pb2.DispatchFailure, reason: str = ""
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        failure: error_pb2.DispatchFailure,
+        reason: str = "",
+        *,
+        hint: str = "",
     ) -> None:
         """Build from a status and its detail; the detail is empty where the status carried none."""
-        super().__init__(f"{reason or code.name}: {message}")
+        super().__init__(f"{reason or code.name}: {message}" + (f" ({hint})" if hint else ""))
         self.code = code
         """gRPC's status code."""
         self.message = message
         self.reason = reason
-        """Why, for example `MISSING_CREDENTIAL`; empty where the service did not say, as it cannot be reached."""
+        """Why, for example `MISSING_CREDENTIAL`; empty where the service did not say, as it cannot be reached.
+
+        `NOT_YET_AVAILABLE` is also concluded here, where a server does not know the rpc at all and so says nothing.
+        """
+        self.hint = hint
+        """What to look at beside the message; empty if there is nothing."""
         self.retryable: bool = failure.retryable
         """Whether the same request may succeed when it is sent again, without being billed twice."""
         self.retry_after: float | None = (
@@ -157,6 +168,7 @@ BY_REASON: Mapping[str, type[KeyswitchError]] = MappingProxyType(
         "CALLER_LIMITED": RateLimitedError,
         "INTERNAL": InternalError,
         "SERVER_STOPPED": UnavailableError,
+        "CLIENT_TOO_OLD": CallerError,
     }
 )
 """The class of every reason."""
@@ -171,6 +183,8 @@ _BY_CODE: Mapping[grpc.StatusCode, type[KeyswitchError]] = {
     grpc.StatusCode.PERMISSION_DENIED: CallerError,
     grpc.StatusCode.INTERNAL: InternalError,
 }
+
+_COMPARE = "the server may be older than this client: compare them with `keyswitch doctor`"
 
 
 def from_status(code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[Any] | None) -> KeyswitchError:
@@ -188,8 +202,13 @@ def from_status(code: grpc.StatusCode, message: str | None, trailing_metadata: I
             elif detail.Is(bad_request.DESCRIPTOR):
                 detail.Unpack(bad_request)
                 violations += [(violation.field, violation.description) for violation in bad_request.field_violations]
+    message = message or "no explanation was given"
+    hint = _COMPARE if reason == "UNKNOWN_FIELD" else ""
+    if code is grpc.StatusCode.UNIMPLEMENTED and not reason:
+        reason, failure.origin = "NOT_YET_AVAILABLE", error_pb2.ERROR_ORIGIN_GATEWAY
+        message, hint = f"the server does not know this rpc: {message}", _COMPARE
     kind = BY_REASON.get(reason) or _BY_CODE.get(code, KeyswitchError)
-    error = kind(code, message or "no explanation was given", failure, reason)
+    error = kind(code, message, failure, reason, hint=hint)
     error.violations = tuple(violations)
     return error
 

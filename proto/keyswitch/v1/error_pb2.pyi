@@ -116,7 +116,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSUPPORTED_FEATURE: _ErrorReason.ValueType  # 29
     """UNIMPLEMENTED: the chosen dialect or provider cannot express what was asked; names the field. Not retryable."""
     ERROR_REASON_NOT_YET_AVAILABLE: _ErrorReason.ValueType  # 30
-    """UNIMPLEMENTED: in the contract, but not built yet; names the field or the rpc. Not retryable."""
+    """UNIMPLEMENTED: in the contract, but not built yet; names the field or the rpc. Not retryable. Clients may report the
+    same where a server does not know the rpc at all, which gRPC answers with UNIMPLEMENTED and no details.
+    """
     ERROR_REASON_DISABLED_BY_POLICY: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION: switched off by the operator's policy. Not retryable."""
     ERROR_REASON_CALLER_UNAUTHENTICATED: _ErrorReason.ValueType  # 32
@@ -130,6 +132,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SERVER_STOPPED: _ErrorReason.ValueType  # 36
     """UNAVAILABLE: the server stopped before the call was over, whose provider may have answered and may bill it; or, then
     retryable, before it began.
+    """
+    ERROR_REASON_CLIENT_TOO_OLD: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION: the client library is older than this server understands; the message names both versions. Never
+    sent to `GetRegistryInfo`, and never to a client that is not this project's. Not retryable.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -199,7 +205,9 @@ ERROR_REASON_TOTAL_TIMEOUT: ErrorReason.ValueType  # 28
 ERROR_REASON_UNSUPPORTED_FEATURE: ErrorReason.ValueType  # 29
 """UNIMPLEMENTED: the chosen dialect or provider cannot express what was asked; names the field. Not retryable."""
 ERROR_REASON_NOT_YET_AVAILABLE: ErrorReason.ValueType  # 30
-"""UNIMPLEMENTED: in the contract, but not built yet; names the field or the rpc. Not retryable."""
+"""UNIMPLEMENTED: in the contract, but not built yet; names the field or the rpc. Not retryable. Clients may report the
+same where a server does not know the rpc at all, which gRPC answers with UNIMPLEMENTED and no details.
+"""
 ERROR_REASON_DISABLED_BY_POLICY: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION: switched off by the operator's policy. Not retryable."""
 ERROR_REASON_CALLER_UNAUTHENTICATED: ErrorReason.ValueType  # 32
@@ -213,6 +221,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 ERROR_REASON_SERVER_STOPPED: ErrorReason.ValueType  # 36
 """UNAVAILABLE: the server stopped before the call was over, whose provider may have answered and may bill it; or, then
 retryable, before it began.
+"""
+ERROR_REASON_CLIENT_TOO_OLD: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION: the client library is older than this server understands; the message names both versions. Never
+sent to `GetRegistryInfo`, and never to a client that is not this project's. Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import pathlib
-import re
 from collections.abc import Mapping
-from typing import Final
 
 import click
 from keyswitch.v1 import registry_service_pb2 as pb
@@ -21,9 +19,6 @@ from keyswitch_cli.options import server_option
 from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
-
-_HERE: Final = "here"
-_SERVER: Final = "server"
 
 
 @click.command("doctor", cls=PrintingCommand)
@@ -40,20 +35,27 @@ def command(server: str, config: pathlib.Path | None, *, as_json: bool) -> int:
     Where they differ, it is the server that decides.
     """
     fingerprint, own = known_providers(config)
+    from keyswitch_bridge.negotiation import CAPABILITIES, is_older  # noqa: PLC0415 - there, or it would have been told
+
+    version = importlib.metadata.version("keyswitch")
+    findings: dict[str, str] = {}
     with rpc_failures(), Client(server) as client:
         info = client.registry_info()
-        served = {provider.id: provider for provider in client.providers()}
-    version = importlib.metadata.version("keyswitch")
-    findings = _differences(own, served)
-    if fingerprint != info.fingerprint and not findings:
-        findings["registry"] = "differs in what is not shown of a provider"
-    if _release(version) < _release(info.min_client_version):
-        findings["client"] = f"{version} is too old for the server, which wants {info.min_client_version}"
+        if is_older(version, info.min_client_version):  # the server answers nothing else
+            findings["client"] = f"{version} is too old for the server, which wants {info.min_client_version}"
+        else:
+            findings = _differences(own, {provider.id: provider for provider in client.providers()})
+            if fingerprint != info.fingerprint and not findings:
+                findings["registry"] = "differs in what is not shown of a provider"
+    if lacking := [name for name in CAPABILITIES if name not in info.capabilities]:
+        findings["capabilities"] = f"the server lacks {', '.join(lacking)}"
+    here = {"version": version, "fingerprint": fingerprint, "capabilities": list(CAPABILITIES)}
     if as_json:
-        print_line(json.dumps(_report(version, fingerprint, info, findings), ensure_ascii=False))
+        print_line(json.dumps(_report(here, info, findings), ensure_ascii=False))
     else:
         print_line(f"version   {version} here, {info.server_version} on the server")
         print_line(f"registry  {fingerprint} here, {info.fingerprint} on the server")
+        print_line(f"can       {', '.join(info.capabilities) or 'what the first one could'}")
         for name, finding in findings.items():
             print_line(f"{name}: {finding}")
         click.echo("the server decides where they differ" if findings else "nothing differs")
@@ -61,15 +63,11 @@ def command(server: str, config: pathlib.Path | None, *, as_json: bool) -> int:
 
 
 def _report(
-    version: str, fingerprint: str, info: pb.GetRegistryInfoResponse, findings: Mapping[str, str]
+    here: Mapping[str, object], info: pb.GetRegistryInfoResponse, findings: Mapping[str, str]
 ) -> dict[str, object]:
     """Return the comparison for programs."""
-    return {
-        "same": not findings,
-        _HERE: {"version": version, "fingerprint": fingerprint},
-        _SERVER: {"version": info.server_version, "fingerprint": info.fingerprint},
-        "findings": dict(findings),
-    }
+    server = {"version": info.server_version, "fingerprint": info.fingerprint, "capabilities": [*info.capabilities]}
+    return {"same": not findings, "here": here, "server": server, "findings": dict(findings)}
 
 
 def _differences(own: Mapping[str, pb.Provider], served: Mapping[str, pb.Provider]) -> dict[str, str]:
@@ -85,9 +83,3 @@ def _differences(own: Mapping[str, pb.Provider], served: Mapping[str, pb.Provide
             names = [name for name in fields if getattr(own[id_], name) != getattr(served[id_], name)]
             found[id_] = f"differs in {', '.join(names) or 'fields that this client does not know'}"
     return found
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with; what comes after them, like `rc1`, is no older."""
-    numbers = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in numbers[0].split(".")) if numbers else ()

@@ -9,6 +9,7 @@ from keyswitch_client import Client
 from keyswitch_client.enums import value_name
 
 from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.completion import complete_providers
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
 from keyswitch_cli.output import print_line, table
@@ -19,9 +20,13 @@ __all__ = ["command"]
 @click.command("models", cls=PrintingCommand)
 @click.argument("query", nargs=-1)
 @server_option
-@click.option("-p", "--provider", default="", help="Only models of this provider.")
+@click.option("-p", "--provider", default="", shell_complete=complete_providers, help="Only models of this provider.")
 @click.option(
-    "--keyed", multiple=True, metavar="PROVIDER", help="A provider that there is a key for. Repeatable; no key is sent."
+    "--keyed",
+    multiple=True,
+    metavar="PROVIDER",
+    shell_complete=complete_providers,
+    help="A provider that there is a key for. Repeatable; no key is sent.",
 )
 @click.option("--allow-platform", is_flag=True, help="Also what the operator's keys serve.")
 @click.option("--tenant", default="", help="Whose menus apply.")

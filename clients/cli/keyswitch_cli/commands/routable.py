@@ -11,6 +11,7 @@ import click
 
 from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.completion import complete_providers
 from keyswitch_cli.inputs import read_file
 from keyswitch_cli.offline import checked_models
 from keyswitch_cli.output import print_line
@@ -27,6 +28,7 @@ __all__ = ["command"]
     "--keyed",
     multiple=True,
     metavar="PROVIDER",
+    shell_complete=complete_providers,
     help="A provider that there is a key for. Repeatable; without any, a key of every provider is taken for granted.",
 )
 @click.option("--tenant", default="", help="Whose menus apply.")

@@ -26,6 +26,7 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
     Prints one JSON line, {"listening": "HOST:PORT"}, when it accepts calls; logs go to standard error.
+    Changes in the operator's provider files are taken up while it runs, and at once on SIGHUP.
     """
     try:
         import uvloop  # noqa: PLC0415 - none of this is needed for help

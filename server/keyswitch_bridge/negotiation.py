@@ -1,0 +1,81 @@
+"""Which clients and servers understand each other: versions of the client library, and capabilities by name.
+
+A server refuses request fields and rpcs that it does not know by itself. What is left to agree on beforehand is which
+clients it still understands, and what a client may count on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from keyswitch_engine.errors import DispatchError, Reason
+
+__all__ = ["CAPABILITIES", "MIN_CLIENT_VERSION", "is_older", "refuse_old_client"]
+
+MIN_CLIENT_VERSION = "0.1.0"
+"""Oldest client library that is understood fully."""
+
+CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cache-hints": ("Part.cache_hint", "Tool.cache_hint"),
+        "cloud-credentials": ("Credential.aws", "Credential.azure", "Credential.cloudflare", "Credential.google"),
+        "count-tokens": ("DispatchService.CountTokens",),
+        "custom-endpoints": ("Target.custom_endpoint", "CustomEndpoint.compatibility"),
+        "embed": ("DispatchService.Embed",),
+        "explain-body": ("ExplainRouteRequest.include_body",),
+        "list-models": ("RegistryService.ListModels",),
+        "list-provider-models": ("DispatchService.ListProviderModels",),
+        "opaque-items": ("Part.opaque",),
+        "platform-keys": ("Credential.platform",),
+        "provider-tools": ("Tool.provider_tool",),
+        "reasoning-text": ("Reasoning.include_text",),
+        "regions": ("Target.region",),
+        "routing-preferences": ("Target.routing",),
+        "tenants": ("GenerateRequest.tenant",),
+        "validate-credential": ("DispatchService.ValidateCredential",),
+    }
+)
+"""What this server can do beside the first one, sorted by name, each with the rpcs and request fields that it means.
+
+The commit that builds something adds its line, without any where nothing of the contract is meant.
+"""
+
+_CLIENT = re.compile(r"keyswitch-python/([0-9][0-9A-Za-z.+-]{0,63})")
+_RELEASE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
+
+
+def is_older(version: str, minimum: str) -> bool:
+    """Tell whether a version is older than another, by the numbers that they begin with.
+
+    Trailing zeros count for nothing, nor does what follows the numbers, like `rc1`; without numbers nothing is older.
+    """
+    given, needed = _release(version), _release(minimum)
+    return given is not None and needed is not None and given < needed
+
+
+def refuse_old_client(user_agent: str) -> None:
+    """Refuse a client library of ours that is too old to be understood; others do not say what they know.
+
+    Raises:
+        DispatchError: it is; the reason is `CLIENT_TOO_OLD`.
+    """
+    client = _CLIENT.search(user_agent)
+    if client is not None and is_older(client[1], MIN_CLIENT_VERSION):
+        raise DispatchError(
+            Reason.CLIENT_TOO_OLD,
+            f"the client library is version {client[1]}, this server needs {MIN_CLIENT_VERSION} or newer: "
+            "upgrade the client's package keyswitch",
+        )
+
+
+def _release(version: str) -> list[int] | None:
+    """Return the numbers that a version begins with, without trailing zeros; None if there are none."""
+    found = _RELEASE.match(version)
+    if found is None:
+        return None
+    numbers = [int(number) for number in found[0].split(".")]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return numbers

@@ -1,0 +1,220 @@
+"""A client of the previous contract against the server of today."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from contract.previous import Contract
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
+from support import ServerProcess
+
+CONTRACT = Contract()
+KEYS = [{"provider": "sandbox", "credential": {"apiKey": {"key": "k"}}}]
+TARGET = {"provider": "sandbox", "model": "sandbox/echo"}
+ASKED = {
+    "target": TARGET,
+    "credentials": KEYS,
+    "messages": [{"role": "ROLE_USER", "parts": [{"text": {"text": "well put"}}]}],
+}
+MINIMAL: dict[str, dict[str, Any]] = {
+    "Generate": ASKED,
+    "StreamGenerate": ASKED,
+    "Embed": {"target": TARGET, "credentials": KEYS, "inputs": ["well put"]},
+    "CountTokens": ASKED,
+    "ExplainRoute": ASKED,
+    "ValidateCredential": {"credential": KEYS[0]},
+    "ListProviderModels": {"provider": "sandbox", "credential": KEYS[0]},
+    "ListProviders": {},
+    "GetProvider": {"provider": "sandbox"},
+    "ListModels": {},
+    "GetRegistryInfo": {},
+}
+RICH: dict[str, dict[str, Any]] = {
+    "Generate": {
+        "target": {
+            **TARGET, "dialect": "openai-chat", "optionsJson": '{"sandbox": {"tokens": 2}}',
+            "compatibility": {"includeUsage": True},
+        },
+        "credentials": KEYS,
+        "system": [{"text": {"text": "be brief"}}],
+        "messages": [
+            *ASKED["messages"],
+            {"role": "ROLE_ASSISTANT", "parts": [
+                {"text": {"text": "yes"}},
+                {"toolCall": {"id": "c1", "name": "look", "argumentsJson": "{}"}},
+            ]},
+            {"role": "ROLE_TOOL", "parts": [{"toolResult": {"toolCallId": "c1", "parts": [{"text": {"text": "seen"}}]}}]},
+        ],
+        "tools": [{"function": {"name": "look", "description": "looks", "parametersJsonSchema": '{"type": "object"}'}}],
+        "toolChoice": {"auto": {}},
+        "parallelToolCalls": True,
+        "sampling": {"temperature": 0.5, "topP": 0.9, "seed": 7, "maxOutputTokens": 64, "stopSequences": ["###"]},
+        "reasoning": {"effort": "REASONING_EFFORT_LOW"},
+        "endUserId": "user-1",
+        "limits": {"totalTimeout": "20s", "idleTimeout": "5s"},
+    },
+}  # fmt: skip
+RICH["StreamGenerate"] = {**RICH["Generate"], "limits": {"totalTimeout": "20s", "coalesceWindow": "0.010s"}}
+RICH["ExplainRoute"] = RICH["Generate"]
+SAMPLES = {
+    "base_url": "https://127.0.0.1:1/v1",
+    "media_type": "image/png",
+    "url": "https://example.com/x.png",
+    "role": 1,
+    "parameters_json_schema": '{"type": "object"}',
+}
+
+
+@pytest.fixture
+async def old(server: ServerProcess) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel of the oldest client that is understood."""
+    async with connected(server, "keyswitch-python/0.1.0") as channel:
+        yield channel
+
+
+def connected(server: ServerProcess, agent: str) -> grpc.aio.Channel:
+    """Return a channel of a client that calls itself *agent*."""
+    return grpc.aio.insecure_channel(server.address, [("grpc.primary_user_agent", agent)])
+
+
+async def call(channel: grpc.aio.Channel, rpc: str, request: Message) -> list[bytes]:
+    """Call as the previous contract says; return the answers as they came."""
+    kinds = (channel.unary_unary, channel.unary_stream)
+    method = kinds[CONTRACT.methods[rpc].server_streaming](
+        CONTRACT.path(rpc), request_serializer=type(request).SerializeToString
+    )
+    if CONTRACT.methods[rpc].server_streaming:
+        return [answer async for answer in method(request, timeout=20)]
+    return [await method(request, timeout=20)]
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """Return the reason that a status has to carry."""
+    metadata = dict(error.trailing_metadata() or ())
+    info = error_details_pb2.ErrorInfo()
+    assert any(
+        detail.Unpack(info) for detail in status_pb2.Status.FromString(metadata["grpc-status-details-bin"]).details
+    )
+    assert info.domain == "keyswitch.v1"
+    return info.reason
+
+
+def assert_kept(rpc: str, raw: bytes) -> None:
+    """Assert that an answer survives being read and written by the previous contract."""
+    module = dispatch_service_pb2 if hasattr(dispatch_service_pb2, f"{rpc}Response") else registry_service_pb2
+    today: type[Message] = getattr(module, f"{rpc}Response")
+    known = CONTRACT.response(rpc).FromString(raw)
+    assert today.FromString(known.SerializeToString()) == today.FromString(raw)
+
+
+@pytest.mark.parametrize("rpc", sorted(set(MINIMAL) - {"CountTokens", "ListModels"}))
+async def test_an_old_client_is_answered(old: grpc.aio.Channel, rpc: str) -> None:
+    """Every rpc of the previous contract works for its client, with few fields and with many."""
+    for fields in (MINIMAL[rpc], RICH.get(rpc, MINIMAL[rpc])):
+        answers = await call(old, rpc, CONTRACT.request(rpc, fields))
+        assert answers
+        assert any(answers) or rpc == "ListProviders"
+        for raw in answers:
+            assert_kept(rpc, raw)
+
+
+def leaves(kind: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[tuple[FieldDescriptor, ...]]:
+    """Yield the ways to every field that holds no further message, going into no message twice on one way."""
+    for field in kind.fields:
+        inner = field.message_type
+        if inner is None or inner.full_name in seen or inner.name == "Duration" or not inner.fields:
+            yield (field,)
+        else:
+            for rest in leaves(inner, seen | {kind.full_name}):
+                yield (field, *rest)
+
+
+def put(message: Any, way: tuple[FieldDescriptor, ...]) -> None:
+    """Set the field at the end of a way to a sample, unless it has a value."""
+    *parents, last = way
+    for field in parents:
+        inner = getattr(message, field.name)
+        message = (inner[0] if inner else inner.add()) if field.is_repeated else inner
+    if last.message_type is not None:
+        inner = getattr(message, last.name)
+        inner = inner.add() if last.is_repeated else inner
+        inner.SetInParent()
+        if last.message_type.name == "Duration":
+            inner.seconds = 1
+        return
+    if getattr(message, last.name):
+        return
+    sample: Any = SAMPLES.get(last.name)
+    if sample is None:
+        number = 1.0 if last.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE) else 1
+        text = "{}" if last.name.endswith(("json", "json_schema")) else "x"
+        sample = {
+            FieldDescriptor.CPPTYPE_STRING: b"x" if last.type == FieldDescriptor.TYPE_BYTES else text,
+            FieldDescriptor.CPPTYPE_BOOL: True,
+        }.get(last.cpp_type, number)
+    if last.is_repeated:
+        getattr(message, last.name).append(sample)
+    else:
+        setattr(message, last.name, sample)
+
+
+@pytest.mark.parametrize("rpc", sorted(MINIMAL))
+async def test_every_field_of_an_old_client_is_understood(old: grpc.aio.Channel, rpc: str) -> None:
+    """Each field that the previous contract has, set alone beside the needed ones, works or ends in a typed error."""
+    for way in leaves(CONTRACT.methods[rpc].input_type):
+        request = CONTRACT.request(rpc, MINIMAL[rpc])
+        put(request, way)
+        try:
+            answers = await call(old, rpc, request)
+        except grpc.aio.AioRpcError as error:
+            reason = reason_of(error)
+            assert reason not in {"UNKNOWN_FIELD", "INTERNAL", "CLIENT_TOO_OLD"}, [field.name for field in way]
+        else:
+            for raw in answers:
+                assert_kept(rpc, raw)
+
+
+async def test_what_an_old_client_does_not_know_is_not_lost(old: grpc.aio.Channel) -> None:
+    """A field of an answer that its contract lacks stays in the message, and is there again when it is written."""
+    before = Contract(without={"GetRegistryInfoResponse.capabilities"})
+    (raw,) = await call(old, "GetRegistryInfo", before.request("GetRegistryInfo", {}))
+    known = before.response("GetRegistryInfo").FromString(raw)
+    assert {field.field_number for field in UnknownFieldSet(known)} == {4}  # type: ignore[attr-defined] # iterable
+    assert "capabilities" not in json_format.MessageToDict(known)
+    again = registry_service_pb2.GetRegistryInfoResponse.FromString(known.SerializeToString())
+    assert "explain-body" in again.capabilities
+
+
+@pytest.mark.parametrize("rpc", sorted(set(MINIMAL) - {"GetRegistryInfo"}))
+async def test_a_client_that_is_too_old_is_told_so(server: ServerProcess, rpc: str) -> None:
+    """Whatever it calls ends in one reason, which its own contract carries as a number; nothing else happens."""
+    async with connected(server, "keyswitch-python/0.0.9") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call(channel, rpc, CONTRACT.request(rpc, MINIMAL[rpc]))
+    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason_of(raised.value) == "CLIENT_TOO_OLD"
+    assert "0.0.9" in (raised.value.details() or "")
+    assert "0.1.0" in (raised.value.details() or "")
+    metadata = dict(raised.value.trailing_metadata() or ())
+    detail = status_pb2.Status.FromString(metadata["grpc-status-details-bin"]).details[1]
+    assert json_format.MessageToDict(CONTRACT.message("DispatchFailure").FromString(detail.value))["reason"] == 37
+
+
+async def test_a_client_that_is_too_old_may_ask_which_it_should_be(server: ServerProcess) -> None:
+    """GetRegistryInfo and health answer every client, as do all rpcs a client that is not this project's."""
+    async with connected(server, "keyswitch-python/0.0.9") as channel:
+        (raw,) = await call(channel, "GetRegistryInfo", CONTRACT.request("GetRegistryInfo", {}))
+        assert registry_service_pb2.GetRegistryInfoResponse.FromString(raw).min_client_version == "0.1.0"
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+    async with connected(server, "grpcurl/v0.0.1") as channel:
+        assert await call(channel, "Generate", CONTRACT.request("Generate", MINIMAL["Generate"]))
