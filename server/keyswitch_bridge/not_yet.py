@@ -22,16 +22,15 @@ RPCS = frozenset(
 """Full names of the rpcs."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
-    "GenerateRequest": ("fallbacks", "tenant"),
-    "StreamGenerateRequest": ("fallbacks", "tenant"),
-    "ExplainRouteRequest": ("fallbacks", "tenant"),
-    "EmbedRequest": ("fallbacks", "tenant"),
-    "CountTokensRequest": ("fallbacks", "tenant"),
+    "GenerateRequest": ("tenant",),
+    "StreamGenerateRequest": ("tenant",),
+    "ExplainRouteRequest": ("tenant",),
+    "EmbedRequest": ("tenant",),
+    "CountTokensRequest": ("tenant",),
     "ListProviderModelsRequest": ("tenant",),
     "ValidateCredentialRequest": ("tenant",),
     "Target": ("custom_endpoint",),
     "Credential": ("stored", "platform"),
-    "Limits": ("max_attempts", "hedge_after"),
 }
 """Fields by message."""
 

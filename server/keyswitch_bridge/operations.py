@@ -18,7 +18,14 @@ from keyswitch_engine.route import Target
 from keyswitch_bridge import conversation
 from keyswitch_bridge.credentials import read_credential, read_credentials
 from keyswitch_bridge.not_yet import refuse_fields
-from keyswitch_bridge.requests import REGION, RequestedLimits, read_limits, read_target, refuse_unknown
+from keyswitch_bridge.requests import (
+    REGION,
+    RequestedLimits,
+    read_fallbacks,
+    read_limits,
+    read_target,
+    refuse_unknown,
+)
 from keyswitch_bridge.responses import finished_message, started_message
 from keyswitch_bridge.violations import Violations
 
@@ -46,6 +53,7 @@ class EmbedCall(msgspec.Struct, frozen=True):
     credentials: tuple[ProviderCredential, ...]
     given: EmbeddingInput
     limits: RequestedLimits
+    fallbacks: tuple[Target, ...] = ()
 
 
 class CountCall(msgspec.Struct, frozen=True):
@@ -54,6 +62,7 @@ class CountCall(msgspec.Struct, frozen=True):
     target: Target
     credentials: tuple[ProviderCredential, ...]
     generation: Generation
+    fallbacks: tuple[Target, ...] = ()
 
 
 class ListModelsCall(msgspec.Struct, frozen=True):
@@ -99,6 +108,7 @@ def read_embed(message: pb.EmbedRequest) -> EmbedCall:
             found.name(message.end_user_id, "end_user_id", 256),
         ),
         limits,
+        read_fallbacks(message.fallbacks, found),
     )
     found.check()
     return call
@@ -119,7 +129,12 @@ def read_count_tokens(message: pb.CountTokensRequest) -> CountCall:
         system=conversation.read_parts(message.system, "system", found) if message.system else (),
         tools=conversation.read_tools(message.tools, found),
     )
-    call = CountCall(read_target(message.target, found), read_credentials(message.credentials, found), generation)
+    call = CountCall(
+        read_target(message.target, found),
+        read_credentials(message.credentials, found),
+        generation,
+        read_fallbacks(message.fallbacks, found),
+    )
     found.check()
     return call
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ __all__ = [
     "GenerateMessage",
     "RequestedLimits",
     "read_explain",
+    "read_fallbacks",
     "read_generate",
     "read_limits",
     "read_target",
@@ -38,16 +40,18 @@ GenerateMessage: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
 _NO_SAMPLING = Sampling()
 REGION = re.compile(r"[a-z0-9-]{1,64}")
 _HOST = re.compile(r"[\x21-\x7e]{1,128}")
-_MAX_COALESCE, _MAX_TOP_LOGPROBS = 1.0, 20
+_MAX_COALESCE, _MAX_TOP_LOGPROBS, _MAX_FALLBACKS, _MAX_ATTEMPTS = 1.0, 20, 8, 10
 
 
 class RequestedLimits(msgspec.Struct, frozen=True):
-    """Limits that a request asks for, in seconds; None means the server's default."""
+    """Limits that a request asks for, times in seconds; None means the server's default, and no hedging."""
 
     connect: float | None = None
     first_token: float | None = None
     idle: float | None = None
     total: float | None = None
+    max_attempts: int | None = None
+    hedge_after: float | None = None
 
 
 class GenerateCall(msgspec.Struct, frozen=True):
@@ -59,6 +63,7 @@ class GenerateCall(msgspec.Struct, frozen=True):
     limits: RequestedLimits
     coalesce_window: float = 0.0
     """Seconds."""
+    fallbacks: tuple[Target, ...] = ()
 
 
 class ExplainCall(msgspec.Struct, frozen=True):
@@ -68,6 +73,7 @@ class ExplainCall(msgspec.Struct, frozen=True):
     credentials: tuple[ProviderCredential, ...]
     generation: Generation
     include_body: bool
+    fallbacks: tuple[Target, ...] = ()
 
 
 def read_generate(message: GenerateMessage) -> GenerateCall:
@@ -87,7 +93,12 @@ def read_generate(message: GenerateMessage) -> GenerateCall:
     if message.HasField("limits"):
         limits, window = read_limits(message.limits, found, streamed=isinstance(message, pb.StreamGenerateRequest))
     call = GenerateCall(
-        read_target(message.target, found), read_credentials(message.credentials, found), generation, limits, window
+        read_target(message.target, found),
+        read_credentials(message.credentials, found),
+        generation,
+        limits,
+        window,
+        read_fallbacks(message.fallbacks, found),
     )
     found.check()
     return call
@@ -111,6 +122,7 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
         read_credentials(message.credentials, found),
         generation,
         message.include_body,
+        read_fallbacks(message.fallbacks, found),
     )
     found.check()
     return call
@@ -183,7 +195,6 @@ def _generation(message: GenerateMessage | pb.ExplainRouteRequest, found: Violat
 
 def read_limits(limits: pb.Limits, found: Violations, *, streamed: bool) -> tuple[RequestedLimits, float]:
     """Read the limits and the coalescing window, which means something for streams only."""
-    refuse_fields(limits, "limits.")
     window = found.duration(limits.coalesce_window, "limits.coalesce_window") or 0.0
     if window and not streamed:
         found.add("limits.coalesce_window", "only streams can be gathered")
@@ -195,26 +206,36 @@ def read_limits(limits: pb.Limits, found: Violations, *, streamed: bool) -> tupl
             found.duration(limits.first_token_timeout, "limits.first_token_timeout"),
             found.duration(limits.idle_timeout, "limits.idle_timeout"),
             found.duration(limits.total_timeout, "limits.total_timeout"),
+            int(found.number(limits.max_attempts, "limits.max_attempts", 0, _MAX_ATTEMPTS)) or None,
+            found.duration(limits.hedge_after, "limits.hedge_after"),
         ),
         window,
     )
 
 
-def read_target(target: target_pb2.Target, found: Violations) -> Target:
-    """Read where to go."""
-    refuse_fields(target, "target.")
+def read_fallbacks(fallbacks: Sequence[target_pb2.Target], found: Violations) -> tuple[Target, ...]:
+    """Read where to go next, at most 8 times."""
+    if len(fallbacks) > _MAX_FALLBACKS:
+        found.add("fallbacks", f"at most {_MAX_FALLBACKS}")
+    places = ((target, f"fallbacks[{number}]") for number, target in enumerate(fallbacks[:_MAX_FALLBACKS]))
+    return tuple(read_target(target, found, path) for target, path in places)
+
+
+def read_target(target: target_pb2.Target, found: Violations, path: str = "target") -> Target:
+    """Read where to go, which stands at *path*."""
+    refuse_fields(target, f"{path}.")
     compatibility: dict[str, str | bool] = {}
     if target.HasField("compatibility"):
         compatibility = {field.name: value for field, value in target.compatibility.ListFields()}
     return Target(
-        provider=found.name(target.provider.strip(), "target.provider", 64),
+        provider=found.name(target.provider.strip(), f"{path}.provider", 64),
         model=target.model.strip(),  # routing checks ids, wherever they come from
-        dialect=found.name(target.dialect, "target.dialect", 64),
-        region=found.pattern(target.region, REGION, "target.region") if target.region else "",
-        credential_label=found.name(target.credential_label, "target.credential_label", 64),
-        options_json=found.json_object(target.options_json, "target.options_json"),
+        dialect=found.name(target.dialect, f"{path}.dialect", 64),
+        region=found.pattern(target.region, REGION, f"{path}.region") if target.region else "",
+        credential_label=found.name(target.credential_label, f"{path}.credential_label", 64),
+        options_json=found.json_object(target.options_json, f"{path}.options_json"),
         compatibility=compatibility,
-        routing=_read_routing(target.routing, found) if target.HasField("routing") else {},
+        routing=_read_routing(target.routing, found, f"{path}.routing") if target.HasField("routing") else {},
     )
 
 
@@ -223,11 +244,11 @@ _DATA_COLLECTION: dict[int, str] = {target_pb2.DATA_COLLECTION_ALLOW: "allow", t
 _MAX_HOSTS, _MAX_PREFERENCE = 64, 1e9
 
 
-def _read_routing(routing: target_pb2.RoutingPreferences, found: Violations) -> dict[str, Any]:
+def _read_routing(routing: target_pb2.RoutingPreferences, found: Violations, place: str) -> dict[str, Any]:
     """Read what a router is wished to do: what was given, by its name, in the contract's order."""
     wishes: dict[str, Any] = {}
     for field, value in routing.ListFields():
-        path = f"target.routing.{field.name}"
+        path = f"{place}.{field.name}"
         match field.name:
             case "order" | "only" | "ignore" | "quantizations":
                 if len(value) > _MAX_HOSTS:

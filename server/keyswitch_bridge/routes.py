@@ -8,6 +8,7 @@ from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.dispatch import write_request
 from keyswitch_engine.key_shapes import key_warnings
 from keyswitch_engine.outline import outline
+from keyswitch_engine.plan import for_each, plan_routes
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
@@ -20,17 +21,24 @@ __all__ = ["explain_message", "provider_message"]
 
 
 def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_pb2.ExplainRouteResponse:
-    """Decide a route and turn the decision into its message, with the outline of the streamed request if asked.
+    """Decide the routes of target and fallbacks and turn the decisions into their messages, in order.
 
     Raises:
-        RequestError: the request goes nowhere, or its body cannot be written.
+        RequestError: one of them goes nowhere, or the body for it cannot be written.
     """
-    route = resolve(registry, call.target, call.credentials)
+    routes = plan_routes((call.target, *call.fallbacks), lambda target: resolve(registry, target, call.credentials))
+    return dispatch_service_pb2.ExplainRouteResponse(
+        routes=for_each(routes, lambda route: _explained(registry, route, call))
+    )
+
+
+def _explained(registry: Registry, route: Route[Dialect], call: ExplainCall) -> dispatch_service_pb2.Route:
+    """Turn a decision into its message, with warnings, and with the outline of the streamed request if asked."""
     message = _route(route)
     message.warnings.extend(key_warnings(registry, route))
     if call.include_body:
         message.body_json = outline(write_request(route, call.generation, stream=True).body)
-    return dispatch_service_pb2.ExplainRouteResponse(routes=[message])
+    return message
 
 
 def _route(route: Route[Dialect]) -> dispatch_service_pb2.Route:

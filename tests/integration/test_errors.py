@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import grpc
@@ -34,12 +35,16 @@ PROVIDER_FAILURES = [
     ("reset", CODE.ABORTED, "STREAM_TRUNCATED", False, PROVIDER, 200),
 ]
 
-KEY = {"provider": "sandbox", "credential": {"apiKey": {"key": "test-key"}}}
+KEY: dict[str, object] = {"provider": "sandbox", "credential": {"apiKey": {"key": "test-key"}}}
+NUMBERS = itertools.count()
 HELLO = [{"role": "ROLE_USER", "parts": [{"text": {"text": "one two three four five"}}]}]
 
 
 def request(model: str = "sandbox/echo", **fields: object) -> dict[str, object]:
-    return {"target": {"model": model}, "credentials": [KEY], "messages": HELLO, **fields}
+    """Return a request that is tried once, with a key of its own, since a rate limit makes a key wait."""
+    key = {"provider": "sandbox", "credential": {"apiKey": {"key": f"test-key-{next(NUMBERS)}"}}}
+    once = {"maxAttempts": 1}
+    return {"target": {"model": model}, "credentials": [key], "messages": HELLO, "limits": once, **fields}
 
 
 # request, code, reason, field
