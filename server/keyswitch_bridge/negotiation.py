@@ -19,6 +19,7 @@ MIN_CLIENT_VERSION = "0.1.0"
 
 CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "attempts": ("GenerateRequest.fallbacks", "Limits.hedge_after", "Limits.max_attempts"),
         "cache-hints": ("Part.cache_hint", "Tool.cache_hint"),
         "cloud-credentials": ("Credential.aws", "Credential.azure", "Credential.cloudflare", "Credential.google"),
         "count-tokens": ("DispatchService.CountTokens",),

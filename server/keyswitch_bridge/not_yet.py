@@ -15,14 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "refuse_fields"]
 
 FIELDS: dict[str, tuple[str, ...]] = {
-    "GenerateRequest": ("fallbacks",),
-    "StreamGenerateRequest": ("fallbacks",),
-    "ExplainRouteRequest": ("fallbacks",),
-    "EmbedRequest": ("fallbacks",),
-    "CountTokensRequest": ("fallbacks",),
     "CustomEndpoint": ("headers",),
     "Credential": ("stored",),
-    "Limits": ("max_attempts", "hedge_after"),
 }
 """Fields by message."""
 

@@ -17,8 +17,15 @@ from keyswitch_engine.route import Target
 
 from keyswitch_bridge import conversation
 from keyswitch_bridge.credentials import read_credentials, read_own_credential
-from keyswitch_bridge.not_yet import FIELDS, refuse_fields
-from keyswitch_bridge.requests import REGION, RequestedLimits, read_limits, read_target, read_tenant, refuse_unknown
+from keyswitch_bridge.requests import (
+    REGION,
+    RequestedLimits,
+    read_fallbacks,
+    read_limits,
+    read_target,
+    read_tenant,
+    refuse_unknown,
+)
 from keyswitch_bridge.responses import finished_message, started_message
 from keyswitch_bridge.violations import Violations
 
@@ -47,6 +54,7 @@ class EmbedCall(msgspec.Struct, frozen=True):
     given: EmbeddingInput
     limits: RequestedLimits
     tenant: str = ""
+    fallbacks: tuple[Target, ...] = ()
 
 
 class CountCall(msgspec.Struct, frozen=True):
@@ -56,6 +64,7 @@ class CountCall(msgspec.Struct, frozen=True):
     credentials: tuple[ProviderCredential, ...]
     generation: Generation
     tenant: str = ""
+    fallbacks: tuple[Target, ...] = ()
 
 
 class ListModelsCall(msgspec.Struct, frozen=True):
@@ -66,10 +75,8 @@ class ListModelsCall(msgspec.Struct, frozen=True):
 
 
 def _begin(message: Message) -> Violations:
-    """Refuse what is unknown or not built yet, and begin to collect what is wrong."""
+    """Refuse what is unknown, and begin to collect what is wrong."""
     refuse_unknown(message)
-    if message.DESCRIPTOR.name in FIELDS:
-        refuse_fields(message, "")
     return Violations()
 
 
@@ -103,6 +110,7 @@ def read_embed(message: pb.EmbedRequest) -> EmbedCall:
         ),
         limits,
         read_tenant(message.tenant, found),
+        read_fallbacks(message.fallbacks, found),
     )
     found.check()
     return call
@@ -128,6 +136,7 @@ def read_count_tokens(message: pb.CountTokensRequest) -> CountCall:
         read_credentials(message.credentials, found),
         generation,
         read_tenant(message.tenant, found),
+        read_fallbacks(message.fallbacks, found),
     )
     found.check()
     return call

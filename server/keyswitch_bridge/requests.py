@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ __all__ = [
     "GenerateMessage",
     "RequestedLimits",
     "read_explain",
+    "read_fallbacks",
     "read_generate",
     "read_limits",
     "read_target",
@@ -40,16 +42,18 @@ GenerateMessage: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
 _NO_SAMPLING = Sampling()
 REGION = re.compile(r"[a-z0-9-]{1,64}")
 _HOST = re.compile(r"[\x21-\x7e]{1,128}")
-_MAX_COALESCE, _MAX_TOP_LOGPROBS = 1.0, 20
+_MAX_COALESCE, _MAX_TOP_LOGPROBS, _MAX_FALLBACKS, _MAX_ATTEMPTS = 1.0, 20, 8, 10
 
 
 class RequestedLimits(msgspec.Struct, frozen=True):
-    """Limits that a request asks for, in seconds; None means the server's default."""
+    """Limits that a request asks for, times in seconds; None means the server's default, and no hedging."""
 
     connect: float | None = None
     first_token: float | None = None
     idle: float | None = None
     total: float | None = None
+    max_attempts: int | None = None
+    hedge_after: float | None = None
 
 
 class GenerateCall(msgspec.Struct, frozen=True):
@@ -62,6 +66,7 @@ class GenerateCall(msgspec.Struct, frozen=True):
     coalesce_window: float = 0.0
     """Seconds."""
     tenant: str = ""
+    fallbacks: tuple[Target, ...] = ()
 
 
 class ExplainCall(msgspec.Struct, frozen=True):
@@ -72,6 +77,7 @@ class ExplainCall(msgspec.Struct, frozen=True):
     generation: Generation
     include_body: bool
     tenant: str = ""
+    fallbacks: tuple[Target, ...] = ()
 
 
 def read_generate(message: GenerateMessage) -> GenerateCall:
@@ -82,7 +88,6 @@ def read_generate(message: GenerateMessage) -> GenerateCall:
         Unavailable: it asks for something that is not built yet.
     """
     refuse_unknown(message)
-    refuse_fields(message, "")
     found = Violations()
     if not message.messages:
         found.add("messages", "at least one message is needed")
@@ -97,6 +102,7 @@ def read_generate(message: GenerateMessage) -> GenerateCall:
         limits,
         window,
         read_tenant(message.tenant, found),
+        read_fallbacks(message.fallbacks, found),
     )
     found.check()
     return call
@@ -110,7 +116,6 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
         Unavailable: it asks for something that is not built yet.
     """
     refuse_unknown(message)
-    refuse_fields(message, "")
     found = Violations()
     generation = _generation(message, found)
     if message.HasField("limits"):
@@ -121,6 +126,7 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
         generation,
         message.include_body,
         read_tenant(message.tenant, found),
+        read_fallbacks(message.fallbacks, found),
     )
     found.check()
     return call
@@ -193,7 +199,6 @@ def _generation(message: GenerateMessage | pb.ExplainRouteRequest, found: Violat
 
 def read_limits(limits: pb.Limits, found: Violations, *, streamed: bool) -> tuple[RequestedLimits, float]:
     """Read the limits and the coalescing window, which means something for streams only."""
-    refuse_fields(limits, "limits.")
     window = found.duration(limits.coalesce_window, "limits.coalesce_window") or 0.0
     if window and not streamed:
         found.add("limits.coalesce_window", "only streams can be gathered")
@@ -205,6 +210,8 @@ def read_limits(limits: pb.Limits, found: Violations, *, streamed: bool) -> tupl
             found.duration(limits.first_token_timeout, "limits.first_token_timeout"),
             found.duration(limits.idle_timeout, "limits.idle_timeout"),
             found.duration(limits.total_timeout, "limits.total_timeout"),
+            int(found.number(limits.max_attempts, "limits.max_attempts", 0, _MAX_ATTEMPTS)) or None,
+            found.duration(limits.hedge_after, "limits.hedge_after"),
         ),
         window,
     )
@@ -215,18 +222,30 @@ def read_tenant(tenant: str, found: Violations) -> str:
     return found.name(tenant, "tenant", 128) if tenant else ""
 
 
-def read_target(target: target_pb2.Target, found: Violations) -> Target:
-    """Read where to go."""
+def read_fallbacks(fallbacks: Sequence[target_pb2.Target], found: Violations) -> tuple[Target, ...]:
+    """Read where to go next, at most 8 times."""
+    if len(fallbacks) > _MAX_FALLBACKS:
+        found.add("fallbacks", f"at most {_MAX_FALLBACKS}")
+    places = ((target, f"fallbacks[{number}]") for number, target in enumerate(fallbacks[:_MAX_FALLBACKS]))
+    return tuple(read_target(target, found, path) for target, path in places)
+
+
+def read_target(target: target_pb2.Target, found: Violations, path: str = "target") -> Target:
+    """Read where to go, which stands at *path*."""
     return Target(
-        provider=found.name(target.provider.strip(), "target.provider", 64),
+        provider=found.name(target.provider.strip(), f"{path}.provider", 64),
         model=target.model.strip(),  # routing checks ids, wherever they come from
-        dialect=found.name(target.dialect, "target.dialect", 64),
-        region=found.pattern(target.region, REGION, "target.region") if target.region else "",
-        credential_label=found.name(target.credential_label, "target.credential_label", 64),
-        options_json=found.json_object(target.options_json, "target.options_json"),
+        dialect=found.name(target.dialect, f"{path}.dialect", 64),
+        region=found.pattern(target.region, REGION, f"{path}.region") if target.region else "",
+        credential_label=found.name(target.credential_label, f"{path}.credential_label", 64),
+        options_json=found.json_object(target.options_json, f"{path}.options_json"),
         compatibility=_flags(target.compatibility) if target.HasField("compatibility") else {},
-        routing=_read_routing(target.routing, found) if target.HasField("routing") else {},
-        custom_endpoint=_read_endpoint(target.custom_endpoint, found) if target.HasField("custom_endpoint") else None,
+        routing=_read_routing(target.routing, found, f"{path}.routing") if target.HasField("routing") else {},
+        custom_endpoint=(
+            _read_endpoint(target.custom_endpoint, found, f"{path}.custom_endpoint")
+            if target.HasField("custom_endpoint")
+            else None
+        ),
     )
 
 
@@ -235,16 +254,15 @@ def _flags(compatibility: target_pb2.Compatibility) -> dict[str, str | bool]:
     return {field.name: value for field, value in compatibility.ListFields()}
 
 
-def _read_endpoint(endpoint: target_pb2.CustomEndpoint, found: Violations) -> CustomEndpoint:
-    """Read an endpoint of the caller's own; routing checks its URL and its model."""
-    path = "target.custom_endpoint."
-    refuse_fields(endpoint, path)
+def _read_endpoint(endpoint: target_pb2.CustomEndpoint, found: Violations, path: str) -> CustomEndpoint:
+    """Read an endpoint of the caller's own, which stands at *path*; routing checks its URL and its model."""
+    refuse_fields(endpoint, f"{path}.")
     return CustomEndpoint(
         base_url=endpoint.base_url,
         model=endpoint.model,
-        credential=read_own(endpoint.credential, f"{path}credential", found),
-        label=found.name(endpoint.label.strip(), f"{path}label", 64) or "custom",
-        dialect=found.name(endpoint.dialect, f"{path}dialect", 64) or "openai-chat",
+        credential=read_own(endpoint.credential, f"{path}.credential", found),
+        label=found.name(endpoint.label.strip(), f"{path}.label", 64) or "custom",
+        dialect=found.name(endpoint.dialect, f"{path}.dialect", 64) or "openai-chat",
         compatibility=_flags(endpoint.compatibility) if endpoint.HasField("compatibility") else {},
     )
 
@@ -254,11 +272,11 @@ _DATA_COLLECTION: dict[int, str] = {target_pb2.DATA_COLLECTION_ALLOW: "allow", t
 _MAX_HOSTS, _MAX_PREFERENCE = 64, 1e9
 
 
-def _read_routing(routing: target_pb2.RoutingPreferences, found: Violations) -> dict[str, Any]:
+def _read_routing(routing: target_pb2.RoutingPreferences, found: Violations, place: str) -> dict[str, Any]:
     """Read what a router is wished to do: what was given, by its name, in the contract's order."""
     wishes: dict[str, Any] = {}
     for field, value in routing.ListFields():
-        path = f"target.routing.{field.name}"
+        path = f"{place}.{field.name}"
         match field.name:
             case "order" | "only" | "ignore" | "quantizations":
                 if len(value) > _MAX_HOSTS:

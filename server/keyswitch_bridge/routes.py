@@ -10,9 +10,10 @@ from keyswitch_engine.key_shapes import key_warnings
 from keyswitch_engine.offers import Offer
 from keyswitch_engine.operator import Caller
 from keyswitch_engine.outline import outlined, outlined_options
+from keyswitch_engine.plan import for_each, plan_routes
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
-from keyswitch_engine.route import Route
+from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve
 
 from keyswitch_bridge.receipts import BILLINGS, SOURCES
@@ -22,29 +23,29 @@ __all__ = ["explain_message", "model_message", "provider_message"]
 
 
 def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_pb2.ExplainRouteResponse:
-    """Decide a route and turn the decision into its message, with the outline of the streamed request if asked.
+    """Decide the routes of target and fallbacks and turn the decisions into their messages, in order.
 
     Raises:
-        RequestError: the request goes nowhere, or its body cannot be written.
+        RequestError: one of them goes nowhere, or the body for it cannot be written.
     """
-    route = resolve(registry, call.target, call.credentials, Caller(tenant=call.tenant))
-    message = _route(route)
-    message.warnings.extend(key_warnings(registry, route))
-    if call.include_body:
-        message.body_json = _outline(registry, call, route)
-    return dispatch_service_pb2.ExplainRouteResponse(routes=[message])
 
+    def decided(target: Target) -> Route[Dialect]:
+        return resolve(registry, target, call.credentials, Caller(tenant=call.tenant))
 
-def _outline(registry: Registry, call: ExplainCall, route: Route[Dialect]) -> str:
-    """Return the body of the same call with nothing in it that the caller wrote.
+    def explained(decision: tuple[Target, Route[Dialect]]) -> dispatch_service_pb2.Route:
+        target, route = decision
+        message = _route(route)
+        message.warnings.extend(key_warnings(registry, route))
+        if call.include_body:
+            write_request(route, call.generation, stream=True)  # what cannot be written cannot be shown
+            hidden = msgspec.structs.replace(target, options_json=outlined_options(target.options_json))
+            body = write_request(decided(hidden), outlined(call.generation), stream=True).body
+            message.body_json = body.decode()
+        return message
 
-    Raises:
-        RequestError: the body of the call itself cannot be written.
-    """
-    write_request(route, call.generation, stream=True)
-    target = msgspec.structs.replace(call.target, options_json=outlined_options(call.target.options_json))
-    hidden = resolve(registry, target, call.credentials, Caller(tenant=call.tenant))
-    return write_request(hidden, outlined(call.generation), stream=True).body.decode()
+    targets = (call.target, *call.fallbacks)
+    routes = plan_routes(targets, decided)
+    return dispatch_service_pb2.ExplainRouteResponse(routes=for_each(zip(targets, routes, strict=True), explained))
 
 
 def _route(route: Route[Dialect]) -> dispatch_service_pb2.Route:

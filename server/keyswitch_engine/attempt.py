@@ -1,4 +1,4 @@
-"""One call of a provider, and what is known of the try that is running: clock, secrets, line of the receipt."""
+"""One call of a provider, and what is known of its tries: clocks, secrets, lines of the receipt."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import msgspec
 from keyswitch_engine.cost import Prices
 from keyswitch_engine.credential import secrets_of
 from keyswitch_engine.deadline import DEADLINE_MARGIN, TimeLimits, Watch
-from keyswitch_engine.dialects.base import Decoder, Dialect
+from keyswitch_engine.dialects.base import Decoder, Dialect, UpstreamRequest
 from keyswitch_engine.egress import Answer, Timing
 from keyswitch_engine.error_rules import request_id
 from keyswitch_engine.errors import DispatchError, ProtocolError, ProviderError, Reason, RequestError
 from keyswitch_engine.events import Attempt, AttemptOutcome, Cost, Ending, Finished, Receipt, Started, Usage
-from keyswitch_engine.generation import Generation
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
 from keyswitch_engine.secret import Secret, label, scrub
 
-__all__ = ["Call", "GenerationCall", "RunningAttempt"]
+__all__ = ["AttemptLog", "Call", "GenerationCall", "RunningAttempt"]
 
 _LONGEST_ID: Final = 200
 _LONGEST_CODE: Final = 100
@@ -36,39 +35,85 @@ class Call(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     received_at: float
     deadline: float | None = None
     """When the RPC ends; None if it has no deadline."""
+    scope: str = ""
+    """On whose behalf; rate limits of one scope hold nobody up in another."""
+
+    @property
+    def due(self) -> float:
+        """When the call ends, whatever it does then: its total limit, or shortly before the RPC's deadline."""
+        due = self.received_at + self.limits.total
+        return due if self.deadline is None else min(due, self.deadline - DEADLINE_MARGIN)
 
 
 class GenerationCall(Call[Dialect], frozen=True, kw_only=True):
     """One generation."""
 
-    generation: Generation
+    request: UpstreamRequest
+    """As `write_request` wrote it."""
     coalesce_window: float = 0.0
     """Seconds for which events are gathered before they are sent; 0 sends them as they come."""
 
 
-class RunningAttempt:
-    """What is known of one try; becomes a line of the receipt."""
+class AttemptLog:
+    """The tries of one call, in the order in which they began; they become its receipt."""
 
-    def __init__(self, call: Call[D], prices: Prices | None) -> None:
-        self._call: Call[Any] = call
+    def __init__(self) -> None:
+        """Start with none."""
+        self._attempts: list[RunningAttempt] = []
+
+    def __len__(self) -> int:
+        """Return how many tries have begun."""
+        return len(self._attempts)
+
+    @property
+    def route(self) -> Route[Any] | None:
+        """Where the last try went; None before the first one."""
+        return self._attempts[-1].call.route if self._attempts else None
+
+    def has_event(self, since: int) -> bool:
+        """Tell whether an event came for one of the tries after the first *since*."""
+        return any(attempt.timing.first_event is not None for attempt in self._attempts[since:])
+
+    def lines(self) -> tuple[Attempt, ...]:
+        """Return the lines of the receipt."""
+        return tuple(attempt.line() for attempt in self._attempts)
+
+    def begin(self, attempt: RunningAttempt) -> int:
+        """Add a try and return its number, counting from 1."""
+        self._attempts.append(attempt)
+        return len(self._attempts)
+
+    def end_rivals(self, winner: RunningAttempt) -> None:
+        """Cancel the tries that still run beside the one that has an event first; without hedging there are none."""
+        for attempt in self._attempts:
+            if attempt is not winner:
+                attempt.lose()
+
+
+class RunningAttempt:
+    """What is known of one try; becomes a line of the receipt. Belongs to the task that makes it."""
+
+    def __init__(self, call: Call[D], prices: Prices | None, key_fingerprint: str, log: AttemptLog) -> None:
+        self.call: Call[Any] = call
         self._prices = prices
+        self._key_fingerprint = key_fingerprint
+        self._log = log
+        self._number = log.begin(self)
         self.secrets = secrets_of(call.route.credential)
         self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
         self.timing = Timing(self._loop.time())
-        self.outcome = AttemptOutcome.SUCCEEDED
         self.decoder: Decoder | None = None
         self.answering = False
+        self._outcome: AttemptOutcome | None = None
+        self._ended = 0.0
         self._status: int | None = None
         self._request_id = ""
         self._reason = ""
 
     def watch(self) -> Watch:
         """Return the watch over the call's limits."""
-        call = self._call
-        deadline = call.received_at + call.limits.total
-        if call.deadline is not None:
-            deadline = min(deadline, call.deadline - DEADLINE_MARGIN)
-        return Watch(call.limits, self.timing.started, deadline)
+        return Watch(self.call.limits, self.timing.started, self.call.due)
 
     def answered(self, answer: Answer) -> None:
         """Note status and request id."""
@@ -76,58 +121,80 @@ class RunningAttempt:
         self._request_id = label(request_id(answer.headers), self.secrets, _LONGEST_ID)
 
     def saw_event(self) -> None:
-        """Note when the answer began."""
+        """Note when the answer began; from here on no other try of the call can answer it."""
         if self.timing.first_event is None:
             self.timing.first_event = self._loop.time()
+            self._log.end_rivals(self)
+
+    def lose(self) -> None:
+        """End the try, if it still runs, because another one answers."""
+        if self._outcome is None:
+            self._end(AttemptOutcome.CANCELLED)
+            if self._task is not None:
+                self._task.cancel()
+
+    def _end(self, outcome: AttemptOutcome) -> None:
+        """Note how the try ended; one that has lost stays so, whatever it runs into while it is cleaned up."""
+        if self._outcome is not AttemptOutcome.CANCELLED:
+            self._outcome, self._ended = outcome, self._loop.time()
 
     def started(self, decoder: Decoder) -> Started:
-        """Return the event that opens an answer."""
-        route = self._call.route
+        """Return the event that opens an answer, which has begun with it."""
+        self.saw_event()
+        route = self.call.route
         return Started(
             decoder.response_id or f"ks_{secrets.token_hex(12)}",
             route.provider.id,
             route.requested_model,
             route.model,
             route.billing,
-            1,
+            self._number,
         )
 
     def finished(self, ending: Ending) -> Finished:
         """Return the event that closes an answer."""
         if not ending.answering_model:
-            ending = msgspec.structs.replace(ending, answering_model=self._call.route.model)
-        return Finished(ending, Receipt((self.line(),)), self._cost(ending))
+            ending = msgspec.structs.replace(ending, answering_model=self.call.route.model)
+        self.succeeded()
+        return Finished(ending, Receipt(self._log.lines()), self._cost(ending))
+
+    def succeeded(self) -> Attempt:
+        """Note that the answer is complete, and return the line of the receipt."""
+        self.saw_event()
+        self._end(AttemptOutcome.SUCCEEDED)
+        return self.line()
 
     def _cost(self, ending: Ending) -> Cost | None:
         """Return what the answer cost, by the model that was asked for, since prices are listed by that."""
         if self._prices is None:
             return None
-        route = self._call.route
+        route = self.call.route
         return self._prices.cost(route.provider.prices, route.model, ending.usage)
 
     def line(self) -> Attempt:
         """Return the line of the receipt."""
-        route, timing = self._call.route, self.timing
+        route, timing = self.call.route, self.timing
         return Attempt(
-            number=1,
+            number=self._number,
             provider=route.provider.id,
             model=route.model,
             origin_host=route.surface.origin_host,
             credential_source=route.credential_source,
             billing=route.billing,
-            outcome=self.outcome,
+            outcome=AttemptOutcome.CANCELLED if self._outcome is None else self._outcome,  # what still runs will be
             failure_reason=self._reason,
             upstream_status=self._status,
             upstream_request_id=self._request_id,
-            queue_time=timing.started - self._call.received_at,
+            queue_time=timing.started - self.call.received_at,
             connect_time=_connect_time(timing, answered=self._status is not None),
             first_token_time=None if timing.first_event is None else timing.first_event - timing.started,
-            total_time=self._loop.time() - timing.started,
+            total_time=(self._ended if self._outcome is not None else self._loop.time()) - timing.started,
+            key_fingerprint=self._key_fingerprint,
         )
 
     def fail(self, error: DispatchError) -> NoReturn:
         """Complete an error with what is known of the attempt, and raise it."""
-        route = self._call.route
+        route = self.call.route
         error.provider, error.model = route.provider.id, route.model
         if error.upstream_status is None:
             error.upstream_status = self._status
@@ -140,9 +207,10 @@ class RunningAttempt:
         if self.decoder is not None:
             error.partial_usage = _partial_usage(self.decoder)
         if self.answering:
-            error.retryable = False  # a part was answered and will be billed
-        self.outcome, self._reason = AttemptOutcome.FAILED, error.reason.value
-        error.attempts = (self.line(),)
+            error.answering, error.retryable = True, False  # a part was answered and will be billed
+        self._end(AttemptOutcome.FAILED)
+        self._reason = error.reason.value if self._outcome is AttemptOutcome.FAILED else ""
+        error.attempts = self._log.lines()
         raise error
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final, cast
 
 from keyswitch_engine.credential import ProviderCredential
-from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
+from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits, write_request
 from keyswitch_engine.errors import DispatchError, Reason, RequestError
 from keyswitch_engine.generation import Generation, Message, Part, Role, Sampling, TextPart
 from keyswitch_engine.keyring import find_provider
@@ -81,8 +81,9 @@ async def check_credential(
         ask = dispatcher.exchange(call, surface.dialect.request(surface.profile), surface.dialect.read)
     elif smallest:
         route = resolve(registry, Target(provider=provider.id, model=smallest, region=region), (credential,))
+        request = write_request(route, _WORD, stream=False)
         ask = dispatcher.generate(
-            GenerationCall(route=route, limits=_LIMITS, received_at=received_at, deadline=deadline, generation=_WORD)
+            GenerationCall(route=route, limits=_LIMITS, received_at=received_at, deadline=deadline, request=request)
         )
     else:
         return Verdict.UNKNOWN, f"{provider.name} cannot be asked without a model; name one"

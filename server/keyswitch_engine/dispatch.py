@@ -1,4 +1,4 @@
-"""One call, from a route to its receipt.
+"""One try of a call, from a request to its line of the receipt.
 
 Everything of a call, including the writes to its caller, happens inside one coroutine: cancelling its task closes the
 upstream socket, nothing outlives it, and a caller that does not read stops the provider's sending, since nothing is
@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
-from keyswitch_engine.attempt import Call, GenerationCall, RunningAttempt
+from keyswitch_engine.attempt import AttemptLog, Call, GenerationCall, RunningAttempt
 from keyswitch_engine.auth import Authenticator
 from keyswitch_engine.content import answer_mode
 from keyswitch_engine.cost import Prices
@@ -29,11 +29,21 @@ from keyswitch_engine.errors import (
     StreamTruncated,
 )
 from keyswitch_engine.events import Attempt, Event
+from keyswitch_engine.fingerprint import Fingerprints
 from keyswitch_engine.generation import Generation
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
 
-__all__ = ["MAX_ERROR_BYTES", "Call", "Dispatcher", "GenerationCall", "Sink", "TimeLimits", "write_request"]
+__all__ = [
+    "MAX_ERROR_BYTES",
+    "AttemptLog",
+    "Call",
+    "Dispatcher",
+    "GenerationCall",
+    "Sink",
+    "TimeLimits",
+    "write_request",
+]
 
 R = TypeVar("R")
 
@@ -56,34 +66,34 @@ class Dispatcher:
         self._egress = egress
         self._prices = prices
         self._authenticator = Authenticator(self._post)
+        self.fingerprints = Fingerprints()
+        """By which receipts and cool-downs know keys."""
 
-    async def stream(self, call: GenerationCall, sink: Sink) -> None:
-        """Make a call and hand its events to *sink*, a batch for each read.
+    async def stream(self, call: GenerationCall, sink: Sink, log: AttemptLog | None = None) -> None:
+        """Make a call and hand its events to *sink*, a batch for each read. *log* has its tries so far, if any.
 
         Raises:
             DispatchError: the call failed; what was decoded before went to the sink.
         """
-        request = write_request(call.route, call.generation, stream=True)
-        attempt = RunningAttempt(call, self._prices)
+        attempt = self._attempt(call, log)
         try:
             with attempt.watch() as watch:
-                async with self._open(call, request, attempt) as answer:
+                async with self._open(call, call.request, attempt) as answer:
                     await _pump(call, answer, attempt, watch, sink)
         except DispatchError as error:
             attempt.fail(error)
 
-    async def generate(self, call: GenerationCall) -> list[Event]:
-        """Make a call and return all its events.
+    async def generate(self, call: GenerationCall, log: AttemptLog | None = None) -> list[Event]:
+        """Make a call and return all its events; see `stream`.
 
         Raises:
             DispatchError: the call failed.
         """
-        request = write_request(call.route, call.generation, stream=False)
-        attempt = RunningAttempt(call, self._prices)
+        attempt = self._attempt(call, log)
         events: list[Event] = []
         try:
             with attempt.watch() as watch:
-                async with self._open(call, request, attempt) as answer:
+                async with self._open(call, call.request, attempt) as answer:
                     decoder = attempt.decoder = _decoder(call, streamed=answer_mode(answer.headers, streamed=False))
                     async for data in _whole(answer, attempt, watch):
                         events += decoder.feed(data)
@@ -93,22 +103,29 @@ class Dispatcher:
             attempt.answering = bool(events or (attempt.decoder is not None and attempt.decoder.pending))
             attempt.fail(error)
 
-    async def exchange(self, call: Call[D], request: UpstreamRequest, read: Callable[[bytes], R]) -> tuple[R, Attempt]:
+    async def exchange(
+        self, call: Call[D], request: UpstreamRequest, read: Callable[[bytes], R], log: AttemptLog | None = None
+    ) -> tuple[R, Attempt]:
         """Make a call whose answer is small, and return what *read* makes of it, with the line of the receipt.
 
         Raises:
             DispatchError: the call failed.
         """
-        attempt = RunningAttempt(call, self._prices)
+        attempt = self._attempt(call, log)
         try:
             with attempt.watch() as watch:
                 async with self._open(call, request, attempt) as answer:
                     body = bytearray()
                     async for data in _whole(answer, attempt, watch):
                         body += data
-                    return read(bytes(body)), attempt.line()
+                    return read(bytes(body)), attempt.succeeded()
         except DispatchError as error:
             attempt.fail(error)
+
+    def _attempt(self, call: Call[D], log: AttemptLog | None) -> RunningAttempt:
+        """Begin a try."""
+        fingerprint = self.fingerprints.of(call.route.credential)
+        return RunningAttempt(call, self._prices, fingerprint, AttemptLog() if log is None else log)
 
     @contextlib.asynccontextmanager
     async def _open(self, call: Call[D], request: UpstreamRequest, attempt: RunningAttempt) -> AsyncIterator[Answer]:
@@ -227,7 +244,6 @@ async def _pump(call: GenerationCall, answer: Answer, attempt: RunningAttempt, w
                     continue
                 started = True
                 watch.answering()
-                attempt.saw_event()
                 attempt.answering = bool(events)
                 events.insert(0, attempt.started(decoder))
             elif events:
@@ -252,7 +268,6 @@ async def _pump(call: GenerationCall, answer: Answer, attempt: RunningAttempt, w
             await sink(events)
         raise
     if not started:
-        attempt.saw_event()
         events.append(attempt.started(decoder))
     events += block_events
     events.append(attempt.finished(ending))

@@ -148,6 +148,8 @@ class DispatchError(Exception):
     partial_usage: Usage | None = None
     retryable: bool
     """Whether the same request may succeed when it is sent again."""
+    answering: bool = False
+    """Whether a part of an answer had come, which will be billed: nothing may be tried after that."""
 
     def __init__(self, reason: Reason, message: str, *, field: str = "") -> None:
         """Raise for *reason*, with a *message* for people that says what was wrong and what to do."""

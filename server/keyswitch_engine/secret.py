@@ -26,7 +26,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the value. Only `keyswitch_engine.auth`, scrubbing and the look at a key's shape have a reason to."""
+        """Return the value. Only `keyswitch_engine.auth`, scrubbing, key shapes and fingerprints have a reason to."""
         return self._value
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["Entry", "Journal", "key_of"]
@@ -30,6 +31,8 @@ class Entry:
     stream: bool
     key_sha256: str
     headers: dict[str, str]
+    at: float
+    """When it came, in seconds on the monotonic clock."""
     status: int = 0
     bytes_sent: int = 0
     pieces_sent: int = 0
@@ -61,6 +64,7 @@ class Journal:
             stream=stream,
             key_sha256=hashlib.sha256(key.encode()).hexdigest() if key else "",
             headers={name.lower(): value for name, value in headers.items() if name.lower() not in _KEYS},
+            at=time.monotonic(),
         )
         self._entries.append(entry)
         self._notify()

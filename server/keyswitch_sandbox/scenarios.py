@@ -78,6 +78,10 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Milliseconds before the headers."""
     after: int = 3
     """Pieces that are said before something goes wrong."""
+    times: int = 0
+    """How often a model goes wrong for one key before it echoes instead; 0 for always."""
+    retry_after: float = 0.0
+    """Seconds that a failure asks to wait; 0 for what it asks by itself."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import gzip
 import itertools
@@ -46,6 +47,7 @@ class Sandbox:
         self._port = port
         self._recordings = recordings
         self._numbers = itertools.count(1)
+        self._asked: collections.Counter[tuple[str, str]] = collections.Counter()
         self._runner: web.AppRunner | None = None
         self.journal = Journal()
         self.listening = ""
@@ -126,13 +128,18 @@ class Sandbox:
         key = key_of(http.headers).removeprefix("Bearer ")
         if not key:
             return await sender.error(Failure.BAD_KEY, "")
-        made = script(request.model.removeprefix(_PREFIX), request.conversation, request.tuning)
+        name = request.model.removeprefix(_PREFIX)
+        if request.tuning.times:
+            self._asked[name, key] += 1
+            if self._asked[name, key] > request.tuning.times:
+                name = "echo"
+        made = script(name, request.conversation, request.tuning)
         if made is None:
             return await sender.error(Failure.MODEL_NOT_FOUND, key)
         if request.tuning.first_ms:
             await asyncio.sleep(request.tuning.first_ms / 1000)
         if made.failure is not None:
-            return await sender.error(made.failure, key)
+            return await sender.error(made.failure, key, request.tuning.retry_after)
         if made.wire is not None:
             return await _misbehave(made.wire, sender, request, made)
         if request.stream:
@@ -204,9 +211,11 @@ class _Sender:
         await response.write_eof()
         return response
 
-    async def error(self, failure: Failure, key: str) -> web.StreamResponse:
-        """Send an error."""
+    async def error(self, failure: Failure, key: str, retry_after: float = 0.0) -> web.StreamResponse:
+        """Send an error, which may ask to wait for some seconds."""
         status, headers, body = self.dialect.error_body(failure, key)
+        if retry_after:
+            headers = headers | {"retry-after": f"{retry_after:g}"}
         return await self.send(_JSON | headers, _each([body]), status)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import grpc
 from keyswitch.v1 import dispatch_service_pb2 as pb
@@ -24,13 +24,16 @@ from keyswitch_bridge.requests import GenerateMessage, RequestedLimits, read_exp
 from keyswitch_bridge.responses import batches
 from keyswitch_bridge.routes import explain_message
 from keyswitch_bridge.status import CODES
+from keyswitch_engine.attempts import Runner
 from keyswitch_engine.credential_check import check_credential
-from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
+from keyswitch_engine.dialects.base import Dialect, TokenCounter
+from keyswitch_engine.dispatch import AttemptLog, Call, Dispatcher, GenerationCall, TimeLimits, write_request
+from keyswitch_engine.embeddings import EmbeddingDialect
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
-from keyswitch_engine.events import Event, Finished
-from keyswitch_engine.operations import count_tokens, embed, list_models
+from keyswitch_engine.events import AttemptOutcome, Event, Finished
+from keyswitch_engine.operations import CountCall, EmbeddingCall, count_tokens, embed, list_models
 from keyswitch_engine.operator import Caller
-from keyswitch_engine.provider import D
+from keyswitch_engine.plan import Plan, for_each, plan_routes
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
@@ -41,6 +44,8 @@ from keyswitch_server.logging import Logger, log_fields
 __all__ = ["DispatchService"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+C = TypeVar("C", bound=Call[Any])
+
 _RETRY_SECONDS = 1.0
 
 
@@ -54,6 +59,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         limits: TimeLimits,
         *,
         max_total: float,
+        max_attempts: int,
         max_calls: int,
         max_message_bytes: int,
         log: Logger,
@@ -66,8 +72,10 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """
         self._registry = registry
         self._dispatcher = dispatcher
+        self._runner = Runner(dispatcher.fingerprints)
         self._limits = limits
         self._max_total = max_total
+        self._max_attempts = max_attempts
         self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
         self._log = log
@@ -77,9 +85,10 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Answer a conversation, whole."""
         with self._admitted("Generate") as line:
-            call = self._call(request, context, line)
+            plan = self._generations(request, context, line)
             await commit(context)
-            events = await self._dispatcher.generate(call)
+            log = line.attempts
+            events = await self._runner.run(plan, log, lambda call: self._dispatcher.generate(call, log))
             line.finished(events[-1])
             response = generate_response(events)
             if response.ByteSize() > self._max_message_bytes:
@@ -93,15 +102,16 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
     ) -> None:
         """Answer a conversation as a stream."""
         with self._admitted("StreamGenerate") as line:
-            call = self._call(request, context, line)
+            plan = self._generations(request, context, line)
             await commit(context)
+            log = line.attempts
 
             async def write(events: list[Event]) -> None:
                 for response in batches(events):
                     await context.write(response)
                 line.finished(events[-1])
 
-            await self._dispatcher.stream(call, write)
+            await self._runner.run(plan, log, lambda call: self._dispatcher.stream(call, write, log))
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Context) -> pb.ExplainRouteResponse:
         """Say where a request would go."""
@@ -110,26 +120,45 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Turn texts into vectors."""
         with self._admitted("Embed") as line:
-            asked = read_embed(request)
-            route = line.route = resolve_embeddings(
-                self._registry(), asked.target, asked.credentials, Caller(tenant=asked.tenant)
+            asked, registry, log = read_embed(request), self._registry(), line.attempts
+            targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+            routes = line.routes = plan_routes(
+                targets, lambda to: resolve_embeddings(registry, to, asked.credentials, caller)
             )
-            call = self._exchange(route, asked.limits, context, line)
+            shared = self._shared(asked.limits, caller, context, line)
+
+            def written(route: Route[EmbeddingDialect]) -> EmbeddingCall:
+                speaking, given = route.surface, asked.given
+                requests = speaking.dialect.requests(given, route.model, speaking.profile, route.options_json)
+                return EmbeddingCall(route=route, requests=requests, texts=len(given.texts), **shared)
+
+            plan = self._plan(for_each(routes, written), asked.limits)
             await commit(context)
-            embedded = await embed(self._dispatcher, call, asked.given)
+            embedded = await self._runner.run(plan, log, lambda call: embed(self._dispatcher, call, log))
             line.finished(embedded.finished)
             return embed_response(embedded)
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """Say how large a conversation is."""
         with self._admitted("CountTokens") as line:
-            asked = read_count_tokens(request)
-            route = line.route = resolve_token_counting(
-                self._registry(), asked.target, asked.credentials, Caller(tenant=asked.tenant)
+            asked, registry, log = read_count_tokens(request), self._registry(), line.attempts
+            targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+            routes = line.routes = plan_routes(
+                targets, lambda to: resolve_token_counting(registry, to, asked.credentials, caller)
             )
-            call = self._exchange(route, RequestedLimits(), context, line)
-            count = await count_tokens(self._dispatcher, call, asked.generation)
-            return pb.CountTokensResponse(input_tokens=count, resolved_model=route.model)
+            limits = RequestedLimits()
+            shared = self._shared(limits, caller, context, line)
+
+            def written(route: Route[TokenCounter]) -> CountCall:
+                counter = route.surface
+                counting = counter.dialect.count_request(asked.generation, route.model, counter.profile)
+                return CountCall(route=route, request=counting, **shared)
+
+            async def count(call: CountCall) -> pb.CountTokensResponse:
+                counted = await count_tokens(self._dispatcher, call, log)
+                return pb.CountTokensResponse(input_tokens=counted, resolved_model=call.route.model)
+
+            return await self._runner.run(self._plan(for_each(routes, written), limits), log, count)
 
     async def ListProviderModels(
         self, request: pb.ListProviderModelsRequest, context: Context
@@ -137,10 +166,10 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """List a provider's models."""
         with self._admitted("ListProviderModels") as line:
             asked = read_list_models(request)
-            route = line.route = resolve_model_listing(self._registry(), asked.target, asked.credential)
-            return models_response(
-                await list_models(self._dispatcher, self._exchange(route, RequestedLimits(), context, line))
-            )
+            route = resolve_model_listing(self._registry(), asked.target, asked.credential)
+            line.routes = (route,)
+            call = Call(route=route, **self._shared(RequestedLimits(), Caller(), context, line))
+            return models_response(await list_models(self._dispatcher, call, line.attempts))
 
     async def ValidateCredential(
         self, request: pb.ValidateCredentialRequest, context: Context
@@ -186,26 +215,36 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             self._calls -= 1
         line.ended("OK")
 
-    def _call(self, request: GenerateMessage, context: Context, line: _Line) -> GenerationCall:
-        """Validate and route a request."""
-        asked = read_generate(request)
-        route = line.route = resolve(self._registry(), asked.target, asked.credentials, Caller(tenant=asked.tenant))
-        return GenerationCall(
-            generation=asked.generation,
-            route=route,
-            limits=self._bounded(asked.limits, streamed=isinstance(request, pb.StreamGenerateRequest)),
-            received_at=line.received_at,
-            deadline=_deadline(context),
-            coalesce_window=asked.coalesce_window,
-        )
+    def _generations(self, request: GenerateMessage, context: Context, line: _Line) -> Plan[GenerationCall]:
+        """Validate a request, and route and write it for every target."""
+        asked, registry = read_generate(request), self._registry()
+        streamed = isinstance(request, pb.StreamGenerateRequest)
+        targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+        routes = line.routes = plan_routes(targets, lambda to: resolve(registry, to, asked.credentials, caller))
+        shared = self._shared(asked.limits, caller, context, line, streamed=streamed)
 
-    def _exchange(self, route: Route[D], asked: RequestedLimits, context: Context, line: _Line) -> Call[D]:
-        """Return the call of anything but a generation."""
-        return Call(
-            route=route,
-            limits=self._bounded(asked, streamed=False),
+        def written(route: Route[Dialect]) -> GenerationCall:
+            body = write_request(route, asked.generation, stream=streamed)
+            return GenerationCall(route=route, request=body, coalesce_window=asked.coalesce_window, **shared)
+
+        return self._plan(for_each(routes, written), asked.limits)
+
+    def _plan(self, calls: tuple[C, ...], asked: RequestedLimits) -> Plan[C]:
+        """Return what to try, and how often."""
+        most = asked.max_attempts or self._max_attempts
+        if asked.hedge_after is not None and most < 2:  # noqa: PLR2004 - the first one and its rival
+            raise InvalidRequest([Violation("limits.hedge_after", "a hedge is a second attempt; allow at least 2")])
+        return Plan(calls=calls, max_attempts=most, hedge_after=asked.hedge_after)
+
+    def _shared(
+        self, asked: RequestedLimits, caller: Caller, context: Context, line: _Line, *, streamed: bool = False
+    ) -> _Shared:
+        """Return what all calls of a plan have in common."""
+        return _Shared(
+            limits=self._bounded(asked, streamed=streamed),
             received_at=line.received_at,
             deadline=_deadline(context),
+            scope=f"{caller.name}/{caller.tenant}",
         )
 
     def _bounded(self, asked: RequestedLimits, *, streamed: bool) -> TimeLimits:
@@ -220,6 +259,15 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             idle=asked.idle or defaults.idle,
             total=total,
         )
+
+
+class _Shared(TypedDict):
+    """What all calls of a plan have in common, whatever they ask for."""
+
+    limits: TimeLimits
+    received_at: float
+    deadline: float | None
+    scope: str
 
 
 def _deadline(context: Context) -> float | None:
@@ -237,18 +285,20 @@ class _Line:
         self._loop = asyncio.get_running_loop()
         self._fields: dict[str, Any] = {}
         self.received_at = self._loop.time()
-        self.route: Route[Any] | None = None
+        self.routes: tuple[Route[Any], ...] = ()
+        self.attempts = AttemptLog()
 
     def finished(self, event: Event) -> None:
         """Note the counts of an answer that is complete."""
         if isinstance(event, Finished):
             usage = event.ending.usage
-            last = event.receipt.attempts[-1]
+            tries = event.receipt.attempts
+            answered = next((line for line in tries if line.outcome is AttemptOutcome.SUCCEEDED), tries[-1])
             self._fields |= {
                 "input_tokens": usage.input_tokens if usage is not None else None,
                 "output_tokens": usage.output_tokens if usage is not None else None,
-                "upstream_status": last.upstream_status,
-                "upstream_request_id": last.upstream_request_id,
+                "upstream_status": answered.upstream_status,
+                "upstream_request_id": answered.upstream_request_id,
             }
 
     def failed(self, error: DispatchError) -> None:
@@ -262,8 +312,8 @@ class _Line:
 
     def ended(self, code: str) -> None:
         """Log how the call ended."""
-        route = self.route
-        fields = self._fields
+        fields = self._fields | {"attempts": len(self.attempts) or None}
+        route = self.attempts.route or next(iter(self.routes), None)
         if route is not None:
             fields |= {"provider": route.provider.id, "model": route.model, "dialect": route.surface.dialect.name}
         duration = round((self._loop.time() - self.received_at) * 1000, 1)

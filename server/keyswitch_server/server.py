@@ -61,6 +61,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
                 Dispatcher(egress, PriceTable()),
                 settings.limits(),
                 max_total=settings.max_total_timeout,
+                max_attempts=settings.max_attempts,
                 max_calls=settings.max_calls,
                 max_message_bytes=settings.max_message_bytes,
                 log=log,

@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     idle_timeout: _Seconds = Field(60.0, description="Seconds of silence in the middle of an answer.")
     total_timeout: _Seconds = Field(600.0, description="Seconds for a whole call that has no deadline of its own.")
     max_total_timeout: _Seconds = Field(3600.0, description="Seconds that no call exceeds, whatever it asks for.")
+    max_attempts: int = Field(
+        2, ge=1, le=10, description="Tries at one target, the first included, of a call that does not say how many."
+    )
     max_calls: int = Field(
         1000, ge=1, description="Calls in flight at once; further ones are refused as OVERLOADED and may be retried."
     )

@@ -80,6 +80,12 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"endUserId": "u" * 257}, "end_user_id"),
     ({"limits": {"coalesceWindow": "1.5s"}}, "limits.coalesce_window"),
     ({"limits": {"idleTimeout": "-1s"}}, "limits.idle_timeout"),
+    ({"limits": {"maxAttempts": 11}}, "limits.max_attempts"),
+    ({"limits": {"hedgeAfter": "-1s"}}, "limits.hedge_after"),
+    ({"fallbacks": [{}] * 9}, "fallbacks"),
+    ({"fallbacks": [{}, {"optionsJson": "[1]"}]}, "fallbacks[1].options_json"),
+    ({"fallbacks": [{"region": "E U"}]}, "fallbacks[0].region"),
+    ({"fallbacks": [{"routing": {"sort": "luck"}}]}, "fallbacks[0].routing.sort"),
     ({"target": {"optionsJson": "[1]"}}, "target.options_json"),
     ({"target": {"provider": "a\u202eb"}}, "target.provider"),
     ({"credentials": [{"credential": KEY}]}, "credentials[0].provider"),
@@ -229,7 +235,7 @@ def test_no_field_that_is_set_is_ignored(path: str) -> None:
 
 MEANINGLESS = {"sampling", "limits", "target", "target.compatibility", "target.routing", "reasoning", "limits.connect_timeout",
                "limits.first_token_timeout", "limits.idle_timeout", "limits.total_timeout",
-               "limits.coalesce_window"}  # fmt: skip
+               "limits.coalesce_window", "limits.hedge_after"}  # fmt: skip
 """Messages and durations that are present but empty, which means the same as absent."""
 
 
@@ -249,13 +255,14 @@ def test_the_table_of_what_is_not_built_names_real_fields(name: str, field: str)
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
-        ({"fallbacks": [{}]}, "fallbacks"),
         (
             {"target": {"customEndpoint": {"headers": [{"name": "x"}], "credential": {"none": {}}}}},
             "target.custom_endpoint.headers",
         ),
-        ({"limits": {"maxAttempts": 2}}, "limits.max_attempts"),
-        ({"limits": {"hedgeAfter": "1s"}}, "limits.hedge_after"),
+        (
+            {"fallbacks": [{}, {"customEndpoint": {"headers": [{"name": "x"}], "credential": {"none": {}}}}]},
+            "fallbacks[1].custom_endpoint.headers",
+        ),
         (
             {"credentials": [{"provider": "a", "credential": {"stored": {"name": "n"}}}]},
             "credentials[0].credential.stored",

@@ -22,8 +22,16 @@ ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=k")
         (("generate", "hi", *ECHO), 0, ""),
         (("generate", "hi", "-m", "sandbox/echo"), 4, "MISSING_CREDENTIAL"),
         (("generate", "hi", "-m", "sandbox/bad-key", "--api-key", "sandbox=k"), 4, "INVALID_CREDENTIAL"),
-        (("generate", "hi", "-m", "sandbox/rate-limited", "--api-key", "sandbox=k"), 64 + 8, "retry after 2 s"),
-        (("generate", "hi", "-m", "sandbox/unavailable", "--api-key", "sandbox=k"), 64 + 14, "PROVIDER_UNAVAILABLE"),
+        (
+            ("generate", "hi", "-m", "sandbox/rate-limited", "--api-key", "sandbox=k", "--max-attempts", "1"),
+            64 + 8,
+            "retry after 2 s",
+        ),
+        (
+            ("generate", "hi", "-m", "sandbox/unavailable", "--api-key", "sandbox=k", "--max-attempts", "1"),
+            64 + 14,
+            "PROVIDER_UNAVAILABLE",
+        ),
         (("generate", "hi", "-m", "no-such-model", "--api-key", "sandbox=k"), 64 + 3, "UNROUTABLE_MODEL"),
         (("explain", "-m", "sandbox/echo"), 4, "MISSING_CREDENTIAL"),
         (("generate", " "), 2, "prompt is empty"),
@@ -51,6 +59,23 @@ async def test_the_exit_status_says_what_happened(
     code, _, err = await run(*arguments, server=server)
     assert code == status, err
     assert words in err
+
+
+async def test_attempts_are_options_of_the_command_line(server: ServerProcess) -> None:
+    """Fallbacks go on in their order after so many tries as are allowed, and the receipt shows each."""
+    plan = ("--fallback", "sandbox/payment-required", "--fallback", "sandbox/echo", "--max-attempts", "1")
+    out, err = (
+        await run(
+            "generate", "hi", "-m", "sandbox/unavailable", "--api-key", "sandbox=k-plan", *plan, "-v", server=server
+        )
+    )[1:]
+    assert out == "hi\n"
+    assert [line.split()[1:3] for line in err.splitlines() if line.startswith("attempt")] == [
+        ["1", "failed"], ["2", "failed"], ["3", "succeeded"],
+    ]  # fmt: skip
+    assert "PROVIDER_UNAVAILABLE" in err
+    refused = await run("generate", "hi", *ECHO, "--max-attempts", "1", "--hedge-after", "1", server=server)
+    assert (refused[0], "limits.hedge_after" in refused[2]) == (64 + 3, True)
 
 
 async def test_the_prompt_comes_from_argument_file_or_stdin(server: ServerProcess, tmp_path: pathlib.Path) -> None:
@@ -133,7 +158,8 @@ async def test_the_receipt_says_only_what_is_known(tmp_path: pathlib.Path) -> No
     assert code == 64 + 14
     attempt = err.splitlines()[0]
     assert attempt.startswith("attempt 1   failed at sandbox (127.0.0.1:9), billing BYOK, total ")
-    assert attempt.count(",") == 2
+    assert attempt.endswith(" ms, PROVIDER_UNAVAILABLE")
+    assert attempt.count(",") == 3
 
 
 async def test_what_came_before_a_failure_is_printed(server: ServerProcess) -> None:

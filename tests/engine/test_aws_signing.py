@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from keyswitch_engine import registry
 from keyswitch_engine.credential import AwsAccessKey, ProviderCredential
-from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
+from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits, write_request
 from keyswitch_engine.egress import Egress, EgressPolicy
 from keyswitch_engine.errors import DispatchError
 from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart
@@ -106,8 +106,9 @@ async def ask(listener: Listener, model: str, session: Secret | None) -> Receive
     route = resolve(rows, target, [ProviderCredential("bedrock", credential)])
     limits = TimeLimits(5, 5, 5, 20)
     call = GenerationCall(
-        route=route, limits=limits, received_at=asyncio.get_running_loop().time(), generation=GENERATION
-    )
+        route=route, limits=limits, received_at=asyncio.get_running_loop().time(),
+        request=write_request(route, GENERATION, stream=False),
+    )  # fmt: skip
     policy = EgressPolicy((ipaddress.ip_network("127.0.0.0/8"),), frozenset({"127.0.0.1"}))
     async with Egress(policy) as egress:
         with pytest.raises(DispatchError):

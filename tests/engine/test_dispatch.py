@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 from keyswitch_engine.credential import ApiKey, ProviderCredential
-from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
+from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits, write_request
 from keyswitch_engine.egress import Egress, EgressPolicy
 from keyswitch_engine.errors import DispatchError, Reason, StreamTruncated
 from keyswitch_engine.events import Event, Finished, Started, TextDelta
@@ -60,13 +60,14 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
         yield Dispatcher(egress)
 
 
-def call(port: int) -> GenerationCall:
+def call(port: int, *, stream: bool = True) -> GenerationCall:
     """Return a call to a provider on a port."""
     registry = load(base_urls={"sandbox": f"http://127.0.0.1:{port}"})
     route = resolve(registry, Target(provider="sandbox"), [ProviderCredential("sandbox", ApiKey(Secret("the-key")))])
     generation = Generation((Message(Role.USER, (Part(TextPart("hi")),)),))
     now = asyncio.get_running_loop().time()
-    return GenerationCall(generation=generation, route=route, limits=TimeLimits(5, 5, 5, 20), received_at=now)
+    request = write_request(route, generation, stream=stream)
+    return GenerationCall(request=request, route=route, limits=TimeLimits(5, 5, 5, 20), received_at=now)
 
 
 def words(batch: list[Event]) -> list[str]:
@@ -161,7 +162,7 @@ async def test_an_error_whose_body_breaks_off_is_still_that_error(dispatcher: Di
 
     async with provider(answer) as (port, _):
         with pytest.raises(DispatchError) as raised:
-            await dispatcher.generate(call(port))
+            await dispatcher.generate(call(port, stream=False))
     assert raised.value.reason is Reason.INVALID_CREDENTIAL
 
 
@@ -175,7 +176,7 @@ async def test_a_key_that_a_provider_quotes_is_told_nobody(dispatcher: Dispatche
 
     async with provider(answer) as (port, _):
         with pytest.raises(DispatchError) as raised:
-            await dispatcher.generate(call(port))
+            await dispatcher.generate(call(port, stream=False))
     assert raised.value.message == "Sandbox: [redacted] is bad"
     assert "the-key" not in repr(vars(raised.value))
 
@@ -266,7 +267,7 @@ async def test_special_addresses_are_refused_at_the_socket(host: str) -> None:
         registry = load(base_urls={"sandbox": f"http://{host}:9"})
         route = resolve(registry, Target(provider="sandbox"), [ProviderCredential("sandbox", ApiKey(Secret("k")))])
         blocked = GenerationCall(
-            generation=Generation((Message(Role.USER, (Part(TextPart("hi")),)),)), route=route,
+            request=write_request(route, Generation((Message(Role.USER, (Part(TextPart("hi")),)),)), stream=False), route=route,
             limits=TimeLimits(5, 5, 5, 20), received_at=asyncio.get_running_loop().time(),
         )  # fmt: skip
         with pytest.raises(DispatchError) as raised:
@@ -332,7 +333,7 @@ async def test_a_success_that_is_no_answer_is_a_protocol_error(dispatcher: Dispa
 
     async with provider(answer) as (port, _):
         with pytest.raises(DispatchError) as raised:
-            await dispatcher.generate(call(port))
+            await dispatcher.generate(call(port, stream=False))
     assert raised.value.reason is Reason.PROVIDER_PROTOCOL_ERROR
     assert raised.value.upstream_status == int(status[:3])
 
@@ -346,6 +347,6 @@ async def test_odd_bytes_in_a_request_id_cost_nothing_but_the_id(dispatcher: Dis
         await writer.drain()
 
     async with provider(answer) as (port, _):
-        events = await dispatcher.generate(call(port))
+        events = await dispatcher.generate(call(port, stream=False))
     assert isinstance(events[-1], Finished)
     assert events[-1].receipt.attempts[0].upstream_request_id == ""

@@ -28,13 +28,13 @@ from keyswitch_engine.credential import (
     NoCredential,
     ProviderCredential,
 )
-from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits
+from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits, write_request
 from keyswitch_engine.egress import Egress, EgressPolicy
 from keyswitch_engine.embeddings import EmbeddingInput
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason
 from keyswitch_engine.events import TextDelta
 from keyswitch_engine.generation import FunctionTool, Generation, Message, Part, Role, TextPart
-from keyswitch_engine.operations import count_tokens, embed, list_models
+from keyswitch_engine.operations import CountCall, EmbeddingCall, count_tokens, embed, list_models
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
 from keyswitch_engine.secret import Secret
@@ -87,6 +87,21 @@ def call_of(route: Route[Any]) -> dict[str, Any]:
     return {"route": route, "limits": TimeLimits(5, 5, 5, 20), "received_at": asyncio.get_running_loop().time()}
 
 
+def generation_of(route: Route[Any]) -> GenerationCall:
+    return GenerationCall(request=write_request(route, GENERATION, stream=False), **call_of(route))
+
+
+def embedding_of(route: Route[Any], *texts: str) -> EmbeddingCall:
+    surface = route.surface
+    requests = surface.dialect.requests(EmbeddingInput(texts), route.model, surface.profile, route.options_json)
+    return EmbeddingCall(requests=requests, texts=len(texts), **call_of(route))
+
+
+def count_of(route: Route[Any], generation: Generation = GENERATION) -> CountCall:
+    surface = route.surface
+    return CountCall(request=surface.dialect.count_request(generation, route.model, surface.profile), **call_of(route))
+
+
 @pytest.mark.parametrize(("provider", "dialect"), SURFACES)
 async def test_each_surface_of_each_provider_is_dispatched_to(
     dispatcher: Dispatcher, sandbox: Sandbox, provider: str, dialect: str
@@ -94,7 +109,7 @@ async def test_each_surface_of_each_provider_is_dispatched_to(
     """Address, key and dialect of every row reach the provider's double, which answers."""
     target = Target(provider=provider, model="sandbox/echo", dialect=dialect)
     route = resolve(moved(provider, sandbox), target, keyed(provider))
-    events = await dispatcher.generate(GenerationCall(generation=GENERATION, **call_of(route)))
+    events = await dispatcher.generate(generation_of(route))
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "one two three"
     assert KEY not in list(sandbox.journal)[-1].path
 
@@ -119,7 +134,7 @@ async def test_each_embeddings_protocol_gives_vectors_in_order(
         provider=provider, model="amazon.titan-embed-text-v2:0" if provider == "bedrock" else "sandbox/embed"
     )
     route = resolve_embeddings(moved(provider, sandbox), target, keyed(provider))
-    embedded = await embed(dispatcher, Call(**call_of(route)), EmbeddingInput(("a b", "longer than that")))
+    embedded = await embed(dispatcher, embedding_of(route, "a b", "longer than that"))
     assert [vector[:2] for vector in embedded.vectors] == [(2.0, 3.0), (3.0, 16.0)]
 
 
@@ -128,7 +143,7 @@ async def test_each_token_counter_counts(dispatcher: Dispatcher, sandbox: Sandbo
     """The conversation reaches the provider's counter, and its count comes back."""
     target = Target(provider=provider, model="sandbox/echo")
     route = resolve_token_counting(moved(provider, sandbox), target, keyed(provider))
-    assert await count_tokens(dispatcher, Call(**call_of(route)), GENERATION) == 3
+    assert await count_tokens(dispatcher, count_of(route)) == 3
 
 
 async def test_access_keys_sign_and_are_never_sent(dispatcher: Dispatcher, sandbox: Sandbox) -> None:
@@ -136,7 +151,7 @@ async def test_access_keys_sign_and_are_never_sent(dispatcher: Dispatcher, sandb
     credential = AwsAccessKey(Secret("test-id"), Secret("test-secret"), Secret("test-session"))
     target = Target(provider="bedrock", model="sandbox/echo", region="eu-west-1")
     route = resolve(moved("bedrock", sandbox), target, keyed("bedrock", credential))
-    await dispatcher.generate(GenerationCall(generation=GENERATION, **call_of(route)))
+    await dispatcher.generate(generation_of(route))
     entry = list(sandbox.journal)[-1]
     assert entry.headers["x-amz-security-token"] == "test-session"
     assert "test-secret" not in json.dumps(entry.headers)
@@ -214,7 +229,7 @@ async def test_a_gateway_of_cloudflare_has_a_header_of_its_own(dispatcher: Dispa
         rows, target = moved("cloudflare", sandbox), Target(provider="cloudflare", model="sandbox/echo")
         route = resolve(rows, target, keyed("cloudflare", credential))
         assert await headers_of(route.surface.key_header, credential) == {header: f"Bearer {KEY}"}
-        assert len(await dispatcher.generate(GenerationCall(generation=GENERATION, **call_of(route)))) > 2
+        assert len(await dispatcher.generate(generation_of(route))) > 2
         embedding = resolve_embeddings(rows, target, keyed("cloudflare", credential))
         assert await headers_of(embedding.surface.key_header, credential) == {"Authorization": f"Bearer {KEY}"}
 
@@ -256,7 +271,7 @@ async def test_several_requests_for_one_embedding_are_all_in_the_receipt(dispatc
         target = Target(provider="bedrock", model="amazon.titan-embed-text-v2:0")
         route = resolve_embeddings(registry.load(base_urls={"bedrock": url}), target, keyed("bedrock"))
         with pytest.raises(DispatchError) as raised:
-            await embed(dispatcher, Call(**call_of(route)), EmbeddingInput(("a", "b", "c")))
+            await embed(dispatcher, embedding_of(route, "a", "b", "c"))
     assert [(attempt.number, attempt.failure_reason) for attempt in raised.value.attempts] == [
         (1, ""),
         (2, "PROVIDER_RATE_LIMITED"),
@@ -275,7 +290,7 @@ async def test_a_count_that_cannot_be_one_is_a_protocol_error(dispatcher: Dispat
         rows = registry.load(base_urls={"moonshot": url})
         route = resolve_token_counting(rows, Target(provider="moonshot", model="m"), keyed("moonshot"))
         with pytest.raises(DispatchError) as raised:
-            await count_tokens(dispatcher, Call(**call_of(route)), GENERATION)
+            await count_tokens(dispatcher, count_of(route))
     assert raised.value.reason is Reason.PROVIDER_PROTOCOL_ERROR
 
 
@@ -286,10 +301,10 @@ async def test_tools_are_counted_or_refused(dispatcher: Dispatcher, sandbox: San
         target = Target(provider=provider, model="sandbox/echo")
         route = resolve_token_counting(moved(provider, sandbox), target, keyed(provider))
         if counted:
-            assert await count_tokens(dispatcher, Call(**call_of(route)), generation) >= 3
+            assert await count_tokens(dispatcher, count_of(route, generation)) >= 3
         else:
             with pytest.raises(DispatchError) as raised:
-                await count_tokens(dispatcher, Call(**call_of(route)), generation)
+                await count_tokens(dispatcher, count_of(route, generation))
             assert raised.value.field == "tools"
 
 
@@ -348,7 +363,7 @@ def vertex(sandbox: Sandbox, endpoint: TokenEndpoint, account: GoogleServiceAcco
     route = resolve(moved("vertex", sandbox), Target(provider="vertex", model="sandbox/echo"), keyed("vertex", account))
     auth = msgspec.structs.replace(route.provider.auth, token_url=endpoint.url)
     route = msgspec.structs.replace(route, provider=msgspec.structs.replace(route.provider, auth=auth))
-    return GenerationCall(generation=GENERATION, **call_of(route))
+    return generation_of(route)
 
 
 async def test_a_service_account_buys_one_token_for_many_calls(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from keyswitch_sandbox.scenarios import SIGNATURE
 SCHEMA = '{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer","minimum":3}}}'
 TOOLS = [{"function": {"name": name, "parametersJsonSchema": SCHEMA}} for name in ("weather", "news")]
 KEY = {"provider": "sandbox", "credential": {"apiKey": {"key": "test-key"}}}
+NUMBERS = itertools.count()
 REFUSALS_AS_TEXT = {"anthropic-messages", "vertex-rawpredict", "bedrock-invoke", "bedrock-converse", "gemini", "cohere-v2", "ollama"}  # fmt: skip
 SIGNING = {
     "openai-responses",
@@ -35,7 +37,9 @@ def user(text: str) -> dict[str, Any]:
 def request(dialect: str, scenario: str, *messages: dict[str, Any], **fields: Any) -> pb.GenerateRequest:
     target = {"provider": "sandbox", "model": f"sandbox/{scenario}", "dialect": dialect}
     said = list(messages) or [user("one two three four five")]
-    body = {"target": target, "credentials": [KEY], "messages": said, **fields}
+    key = KEY | {"credential": {"apiKey": {"key": f"test-key-{next(NUMBERS)}"}}}  # a rate limit makes a key wait
+    once = {"maxAttempts": 1}
+    body = {"target": target, "credentials": [key], "messages": said, "limits": once, **fields}
     return json_format.ParseDict(body, pb.GenerateRequest())
 
 

@@ -145,14 +145,16 @@ async def stub_to(
         yield DispatchServiceStub(channel)
 
 
-def request(provider: str, dialect: str, text: str = "hello", **fields: Any) -> dict[str, Any]:
-    key = {"aws": {"bearerToken": {"token": "test-key"}}} if provider == "bedrock" else {"apiKey": {"key": "test-key"}}
+def request(provider: str, dialect: str, text: str = "hello", key: str = "test-key", **fields: Any) -> dict[str, Any]:
+    """Return a request that is tried once, unless its *fields* say otherwise."""
+    credential = {"aws": {"bearerToken": {"token": key}}} if provider == "bedrock" else {"apiKey": {"key": key}}
     model = {"perplexity": "sonar", "bedrock": "anthropic.claude-3-5-sonnet-20241022-v2:0"}.get(provider, "some-model")
     return {
         "target": {"provider": provider, "model": model, "dialect": dialect},
-        "credentials": [{"provider": provider, "credential": key}],
+        "credentials": [{"provider": provider, "credential": credential}],
         "messages": [{"role": "ROLE_USER", "parts": [{"text": {"text": text}}]}],
         **fields,
+        "limits": {"maxAttempts": 1, **fields.get("limits", {})},
     }
 
 
@@ -260,12 +262,44 @@ async def test_llmock_failures_have_their_reasons(
     for status in STATUSES:
         await behave(url, {"type": "fail", "status": status, "retry_after": 3 if status == 429 else None})
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await whole(stub, request(provider, dialect))
+            await whole(
+                stub, request(provider, dialect, key=f"test-key-{dialect}-{status}")
+            )  # a rate limit makes it wait
         found[status], delay = failure_of(raised.value)
         if status == 429:
             assert delay == 3.0
     overloaded = {503: found[503]} if found[503] == "PROVIDER_OVERLOADED" else {}  # by the wording of some bodies
     assert found == STATUSES | overloaded
+
+
+async def verdict(url: str) -> dict[str, Any]:
+    """Return how llmock judges what it was sent since the last reset."""
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/_llmock/verdict") as answer:
+        found: dict[str, Any] = await answer.json()
+        return found
+
+
+@pytest.mark.parametrize(("provider", "dialect", "path"), LLMOCK)
+async def test_llmock_finds_nothing_wrong_with_retries(
+    llmock: tuple[DispatchServiceStub, str], provider: str, dialect: str, path: str
+) -> None:
+    """By its verdict Retry-After is waited for, what may pass is tried again, and what cannot is not."""
+    stub, url = llmock
+    async with aiohttp.ClientSession() as http, http.post(f"{url}/_llmock/reset"):
+        pass
+    limited = {"type": "fail", "status": 429, "retry_after": 1}
+    await behave(url, limited, {"type": "fail", "status": 500}, {"type": "reply", "text": TEXT})
+    asked = request(provider, dialect, key=f"retried-{dialect}", limits={"maxAttempts": 3})
+    response = await whole(stub, asked)
+    assert response.message.parts[0].text.text == TEXT
+    statuses = [attempt.upstream_status for attempt in response.finished.receipt.attempts]
+    assert statuses == [429, 500, 200]
+    for status in (400, 401, 402, 403, 404):
+        await behave(url, {"type": "fail", "status": status})
+        with pytest.raises(grpc.aio.AioRpcError):
+            await whole(stub, request(provider, dialect, f"hello {status}", limits={"maxAttempts": 3}))
+    judged = await verdict(url)
+    assert (judged["passed"], judged["findings"], judged["calls"], judged["attempts"]) == (True, [], 6, 8)
 
 
 @pytest.mark.parametrize(("provider", "dialect", "path"), LLMOCK)
@@ -345,7 +379,7 @@ async def test_aimock_failures_have_their_reasons(
     """Each status in each provider's body leads to its reason."""
     for status in (401, 404, 429, 500):
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await whole(aimock, request(provider, dialect, f"fail {status}"))
+            await whole(aimock, request(provider, dialect, f"fail {status}", f"test-key-{dialect}-{status}"))
         assert failure_of(raised.value)[0] == STATUSES[status], status
 
 

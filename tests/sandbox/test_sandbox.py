@@ -106,6 +106,18 @@ async def test_failures_have_their_status(http: aiohttp.ClientSession, model: st
         assert (await post(http, body(model, stream=stream)))[0] == status
 
 
+async def test_a_model_goes_wrong_as_often_as_it_is_told(http: aiohttp.ClientSession) -> None:
+    """After so many failures of a key it echoes; other keys have theirs still before them."""
+    tuning = {"times": 2, "retry_after": 0.5}
+    for key in ("often-1", "often-2"):
+        header = {"authorization": f"Bearer {key}"}
+        for status in (429, 429, 200, 200):
+            request = body("rate-limited", stream=False, sandbox=tuning)
+            async with http.post("/v1/chat/completions", json=request, headers=header) as answer:
+                assert answer.status == status
+                assert answer.headers.get("retry-after") == ("0.5" if status == 429 else None)
+
+
 async def test_a_missing_key_is_refused_everywhere(sandbox: Sandbox) -> None:
     """No scenario answers without a key."""
     async with aiohttp.ClientSession(sandbox.url) as session:

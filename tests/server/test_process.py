@@ -259,14 +259,14 @@ path = "/chat/completions"
 
 
 async def test_a_provider_that_is_not_there_is_unavailable(tmp_path: pathlib.Path) -> None:
-    """A refused connection is PROVIDER_UNAVAILABLE, retryable, with an attempt in the receipt."""
+    """A refused connection is PROVIDER_UNAVAILABLE, retryable, with every try in the receipt."""
     (tmp_path / "local.toml").write_text(ROW.format(url="http://127.0.0.1:9"))
     env = {**EGRESS, "KEYSWITCH_PROVIDERS": json.dumps([str(tmp_path)])}
     async with server_process(tmp_path, env) as own, AsyncClient(own.address) as client:
         with pytest.raises(ProviderError) as raised:
-            await client.generate(provider="local", credentials={"local": "k"}, messages="x")
+            await client.generate(provider="local", credentials={"local": "k"}, messages="x")  # two tries by default
     assert (raised.value.reason, raised.value.retryable) == ("PROVIDER_UNAVAILABLE", True)
-    assert [attempt.origin_host for attempt in raised.value.receipt.attempts] == ["127.0.0.1:9"]
+    assert [attempt.origin_host for attempt in raised.value.receipt.attempts] == ["127.0.0.1:9"] * 2
 
 
 async def test_a_provider_without_a_default_needs_a_model(tmp_path: pathlib.Path) -> None:

@@ -34,4 +34,7 @@ class Arguments(TypedDict, total=False):
     routing: target_pb2.RoutingPreferences
     options: Mapping[str, Any] | str
     coalesce_window: float
+    fallbacks: Sequence[str | target_pb2.Target]
+    max_attempts: int
+    hedge_after: float
     request: dispatch_service_pb2.GenerateRequest

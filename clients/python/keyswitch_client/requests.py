@@ -118,6 +118,12 @@ class GenerateArguments:
     """Anything that the contract does not name, merged into the provider's request."""
     coalesce_window: float = 0.0
     """Seconds for which events are gathered before they are sent."""
+    fallbacks: Sequence[str | target_pb2.Target] = ()
+    """Where to go next, in order, if the target fails; a string is a model. Each uses its own provider's key."""
+    max_attempts: int = 0
+    """Tries at one target at most, 1 to 10, the first one and hedges included; the server's default if 0."""
+    hedge_after: float = 0.0
+    """Seconds without an event after which a second try begins beside the first; both may be billed. 0 for never."""
     request: dispatch_service_pb2.GenerateRequest | None = dataclasses.field(default=None, repr=False)
 
 
@@ -164,10 +170,21 @@ def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
     if arguments.reasoning_effort:
         name = f"REASONING_EFFORT_{arguments.reasoning_effort.upper()}"
         request.reasoning.effort = conversation_pb2.ReasoningEffort.Value(name)
+    for fallback in arguments.fallbacks:
+        request.fallbacks.append(target_pb2.Target(model=fallback) if isinstance(fallback, str) else fallback)
     if arguments.coalesce_window:
-        nanos = round(arguments.coalesce_window * 1e9)
-        request.limits.coalesce_window.CopyFrom(Duration(seconds=nanos // 10**9, nanos=nanos % 10**9))
+        request.limits.coalesce_window.CopyFrom(_duration(arguments.coalesce_window))
+    if arguments.max_attempts:
+        request.limits.max_attempts = arguments.max_attempts
+    if arguments.hedge_after:
+        request.limits.hedge_after.CopyFrom(_duration(arguments.hedge_after))
     return request
+
+
+def _duration(seconds: float) -> Duration:
+    """Return seconds as the contract's duration."""
+    nanos = round(seconds * 1e9)
+    return Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
 
 
 def embed_request(

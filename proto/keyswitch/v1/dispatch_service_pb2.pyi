@@ -400,7 +400,9 @@ class Limits(_message.Message):
     HEDGE_AFTER_FIELD_NUMBER: _builtins.int
     COALESCE_WINDOW_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
-    """At most this many attempts at a target; the server's default if 0."""
+    """At most this many attempts at each target, the first one and hedges included; 1 to 10, the server's default if 0.
+    What may pass is tried again after the wait that the provider asks for, if that fits into what is left of the time.
+    """
     @_builtins.property
     def connect_timeout(self) -> _duration_pb2.Duration:
         """Until a connection is usable."""
@@ -419,7 +421,9 @@ class Limits(_message.Message):
 
     @_builtins.property
     def hedge_after(self) -> _duration_pb2.Duration:
-        """Starts a second attempt if the first has no event by then, and cancels the slower one. No hedging if absent."""
+        """Starts a second attempt at the same target if the one that runs has no event by then. The first with an event goes
+        on and the other one is cancelled, which its provider may bill. Needs two attempts. No hedging if absent.
+        """
 
     @_builtins.property
     def coalesce_window(self) -> _duration_pb2.Duration:

@@ -279,7 +279,9 @@ class Receipt(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
-        """Every try, the last one being that which answered or failed for good."""
+        """Every try that was sent, in the order in which they began. One succeeded, unless the call failed; one that lost to
+        its hedge, or to the try that it hedged, was cancelled.
+        """
 
     def __init__(
         self,
@@ -336,8 +338,8 @@ class Attempt(_message.Message):
     upstream_request_id: _builtins.str
     """Request id that the provider put on its answer; empty if there was none."""
     key_fingerprint: _builtins.str
-    """Fingerprint of the key, keyed with a secret of the service, so that one key can be told from another; empty where
-    the operator has switched fingerprints off.
+    """Fingerprint of the key, keyed with a secret that the server draws when it starts, so that one key can be told from
+    another; empty where no key was used or the operator has switched fingerprints off.
     """
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:

@@ -8,6 +8,7 @@ import click
 from google.protobuf import json_format
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, usage_pb2
 from keyswitch_client import Answer, Client, KeyswitchError, ReasoningDelta, RefusalDelta, Stream, TextDelta
+from keyswitch_client.arguments import Arguments
 from keyswitch_client.enums import value_name
 
 from keyswitch_cli import credentials
@@ -33,6 +34,18 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "max")
 @click.option("--reasoning-effort", type=click.Choice(_EFFORTS), help="How hard to think.")
 @click.option("--json-schema", metavar="FILE", help="File with the JSON Schema of the answer.")
 @click.option("--options", default="", metavar="JSON", help="JSON object merged into the provider's request.")
+@click.option(
+    "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to go on with if it fails; repeatable."
+)
+@click.option(
+    "--max-attempts", type=click.IntRange(1, 10), help="Tries at one model; the server's default if not given."
+)
+@click.option(
+    "--hedge-after",
+    type=Number(min=0, min_open=True, max=3600),
+    metavar="SECONDS",
+    help="A second try if nothing comes.",
+)
 @timeout_option(600.0)
 @click.option("--stream/--no-stream", default=True, help="Whether the answer comes as it is generated.")
 @click.option("--json", "as_json", is_flag=True, help="Prints events, or the whole answer, as JSON, one object a line.")
@@ -54,6 +67,9 @@ def command(  # noqa: PLR0917 - click passes them by name
     reasoning_effort: str | None,
     json_schema: str | None,
     options: str,
+    fallbacks: tuple[str, ...],
+    max_attempts: int | None,
+    hedge_after: float | None,
     timeout: float,
     *,
     allow_platform: bool,
@@ -75,21 +91,19 @@ def command(  # noqa: PLR0917 - click passes them by name
     if json_schema is not None:
         request.response_format.json_schema.json_schema = read_file(json_schema, "--json-schema")
     keys = read_credentials(api_keys, credential_fields)
+    arguments = Arguments(
+        messages=text, system=system, provider=provider, model=model, dialect=dialect, region=region, credentials=keys,
+        allow_platform=allow_platform, tenant=tenant,
+        options=options, reasoning_effort=reasoning_effort or "", fallbacks=fallbacks,
+        max_attempts=max_attempts or 0, hedge_after=hedge_after or 0.0, request=request,
+    )  # fmt: skip
     with rpc_failures(), Client(server) as client:
         try:
             if stream:
-                with client.stream(
-                    timeout=timeout, messages=text, system=system, provider=provider, model=model, dialect=dialect,
-                    region=region, credentials=keys, allow_platform=allow_platform, tenant=tenant,
-                    options=options, reasoning_effort=reasoning_effort or "", request=request,
-                ) as events:  # fmt: skip
+                with client.stream(timeout=timeout, **arguments) as events:
                     answer = _print_events(events, as_json=as_json, verbose=verbose)
             else:
-                answer = client.generate(
-                    timeout=timeout, messages=text, system=system, provider=provider, model=model, dialect=dialect,
-                    region=region, credentials=keys, allow_platform=allow_platform, tenant=tenant,
-                    options=options, reasoning_effort=reasoning_effort or "", request=request,
-                )  # fmt: skip
+                answer = client.generate(timeout=timeout, **arguments)
                 _print_whole(answer, as_json=as_json, verbose=verbose)
         except KeyswitchError as error:
             if verbose:
@@ -186,4 +200,6 @@ def _print_attempts(receipt: usage_pb2.Receipt) -> None:
             for field, value in attempt.ListFields()
             if field.name in _TIMES
         ]
+        if attempt.failure_reason:
+            facts.append(attempt.failure_reason)
         print_line(f"attempt {attempt.number}   {', '.join(facts)}", err=True)
