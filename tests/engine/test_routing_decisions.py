@@ -41,6 +41,8 @@ class ExpectedRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     dialect: str | None = None
     host: str | None = None
+    url: str | None = None
+    """Where the request is sent."""
     credential: str | None = None
     """`caller`, `platform` or `none`."""
     billing: str | None = None
@@ -134,7 +136,7 @@ def registry(operator: str) -> Registry:
 
 def platform_key(name: str) -> Credential:
     """Return the operator's key for a provider."""
-    credential = key_for(name, "canary-of-the-operator-for").credential
+    credential = key_for(folded(name), "canary-of-the-operator-for").credential
     assert not isinstance(credential, PlatformConsent)
     return credential
 
@@ -234,6 +236,7 @@ def check(row: Decision, outcome: Route[Dialect] | DispatchError) -> tuple[str, 
         "model": outcome.model,
         "dialect": surface.dialect.name,
         "host": surface.origin_host,
+        "url": surface.base_url + surface.profile.path,
         "credential": outcome.credential_source.name.lower(),
         "billing": outcome.billing.name,
     }
