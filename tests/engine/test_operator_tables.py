@@ -5,13 +5,14 @@ import pathlib
 import traceback
 
 import pytest
-from keyswitch_engine.credential import ApiKey, AzureApiKey, PlatformConsent, ProviderCredential
+from keyswitch_engine.credential import ApiKey, AzureApiKey, NoCredential, PlatformConsent, ProviderCredential
 from keyswitch_engine.errors import DispatchError, Reason
-from keyswitch_engine.events import Billing
+from keyswitch_engine.events import Billing, CredentialSource
 from keyswitch_engine.operator import Caller
 from keyswitch_engine.registry import Registry, RegistryError
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve
+from keyswitch_engine.secret import Secret
 from keyswitch_server.registry_loading import load_registry
 from keyswitch_server.settings import InvalidSettingsError, load
 
@@ -322,6 +323,19 @@ def test_what_is_behind_a_refusal_shows_no_key_either(tmp_path: pathlib.Path) ->
     with pytest.raises(InvalidSettingsError) as raised:
         loaded(tmp_path, f'[platform_keys]\nopenai = "{CANARY}"')
     assert CANARY not in "".join(traceback.format_exception_only(raised.value.__cause__ or raised.value))
+
+
+def test_a_credential_that_says_none_is_no_key_of_the_callers(tmp_path: pathlib.Path) -> None:
+    """Where bringing keys is switched off, saying that there is none is allowed, by its label beside a key as well."""
+    registry = loaded(tmp_path, "[policy]\nbyok = false")
+    none = ProviderCredential("ollama", NoCredential(), "none")
+    key = ProviderCredential("ollama", ApiKey(Secret(CANARY)), "key")
+    for label, credentials in (("", [none]), ("none", [none, key])):
+        route = resolve(registry, Target(provider="ollama", model="llama3", credential_label=label), credentials)
+        assert route.credential_source is CredentialSource.NONE
+    with pytest.raises(DispatchError) as raised:
+        resolve(registry, Target(provider="ollama", model="llama3", credential_label="key"), [none, key])
+    assert raised.value.reason is Reason.DISABLED_BY_POLICY
 
 
 def test_who_only_asks_is_told_of_a_key_that_is_not_to_be_had(tmp_path: pathlib.Path) -> None:

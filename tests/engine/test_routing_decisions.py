@@ -58,6 +58,8 @@ class ExpectedError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one that the error is about."""
     names: tuple[str, ...] = ()
     """What the message names, in this order."""
+    unsaid: tuple[str, ...] = ()
+    """What the message does not say."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -229,6 +231,7 @@ def check(row: Decision, outcome: Route[Dialect] | DispatchError) -> tuple[str, 
         assert expected.field in (None, outcome.field), row.why
         assert expected.provider in (None, outcome.provider), row.why
         assert ", ".join(expected.names) in outcome.message, row.why
+        assert [words for words in expected.unsaid if words in outcome.message] == [], row.why
         return outcome.reason.value, outcome.provider, outcome.message
     surface = outcome.surface
     decided = {
