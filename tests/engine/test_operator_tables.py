@@ -231,9 +231,12 @@ REFUSED = [
         f'{KEY}oai = {{ env = "CANARY_KEY" }}',
         "platform_keys.oai: openai has a key already, as openai",
     ),
-    ("[platform_keys]\nopenai = {}", "platform_keys.openai: "),
-    ('[platform_keys]\nopenai = { organization = "x" }', "platform_keys.openai: "),
-    ('[platform_keys]\nopenai = { env = "CANARY_KEY", file = "/dev/null" }', "platform_keys.openai: "),
+    ("[platform_keys]\nopenai = {}", "platform_keys.openai: say either env or file"),
+    ('[platform_keys]\nopenai = { organization = "x" }', "platform_keys.openai: say either env or file"),
+    (
+        '[platform_keys]\nopenai = { env = "CANARY_KEY", file = "/dev/null" }',
+        "platform_keys.openai: say either env or file",
+    ),
     (
         '[platform_keys]\nopenai = { env = "NO_SUCH_KEY" }',
         "platform_keys.openai: the environment variable NO_SUCH_KEY is not set",
