@@ -41,6 +41,8 @@ class ExpectedRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     dialect: str | None = None
     host: str | None = None
+    url: str | None = None
+    """Where the request is sent."""
     credential: str | None = None
     """`caller`, `platform` or `none`."""
     billing: str | None = None
@@ -56,6 +58,8 @@ class ExpectedError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one that the error is about."""
     names: tuple[str, ...] = ()
     """What the message names, in this order."""
+    unsaid: tuple[str, ...] = ()
+    """What the message does not say."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +138,7 @@ def registry(operator: str) -> Registry:
 
 def platform_key(name: str) -> Credential:
     """Return the operator's key for a provider."""
-    credential = key_for(name, "canary-of-the-operator-for").credential
+    credential = key_for(folded(name), "canary-of-the-operator-for").credential
     assert not isinstance(credential, PlatformConsent)
     return credential
 
@@ -227,6 +231,7 @@ def check(row: Decision, outcome: Route[Dialect] | DispatchError) -> tuple[str, 
         assert expected.field in (None, outcome.field), row.why
         assert expected.provider in (None, outcome.provider), row.why
         assert ", ".join(expected.names) in outcome.message, row.why
+        assert [words for words in expected.unsaid if words in outcome.message] == [], row.why
         return outcome.reason.value, outcome.provider, outcome.message
     surface = outcome.surface
     decided = {
@@ -234,6 +239,7 @@ def check(row: Decision, outcome: Route[Dialect] | DispatchError) -> tuple[str, 
         "model": outcome.model,
         "dialect": surface.dialect.name,
         "host": surface.origin_host,
+        "url": surface.base_url + surface.profile.path,
         "credential": outcome.credential_source.name.lower(),
         "billing": outcome.billing.name,
     }
