@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
+from yarl import URL
 
 from keyswitch_engine.credential import Credential
 from keyswitch_engine.dialects import DIALECTS
@@ -91,17 +92,18 @@ def _provider(label: str, url: str, dialect: str) -> Provider:
     return Provider(PROVIDER_ID, label, base_url, (surface,), form.auth)
 
 
-_VISIBLE = re.compile(r"[\x21-\x7e]{1,2048}")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*|\[[0-9A-Fa-f:.]+\]")
 _SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _VERSION = re.compile(r"v\d+[a-z0-9]*")
+_LONGEST = 2048
 
 
 def _base_url(url: str, form: _Form) -> str:
     """Return everything before the dialect's path, which is joined on once however much of it the caller wrote."""
     url = url.strip()
-    if not _VISIBLE.fullmatch(url):  # urlsplit would drop some characters in silence
-        raise _invalid("only visible ASCII characters; write other hosts in their ASCII form")
+    if not url.isprintable() or " " in url or len(url) > _LONGEST:  # urlsplit would drop some of them in silence
+        raise _invalid(f"1 to {_LONGEST} visible characters, without spaces")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -111,17 +113,32 @@ def _base_url(url: str, form: _Form) -> str:
         raise _invalid("it must begin with https://")
     if "@" in parts.netloc:
         raise _invalid("no user and password in it; the key has a field of its own")
-    if parts.query or parts.fragment or "?" in url or "#" in url:
+    if "?" in url or "#" in url:
         raise _invalid("no query and no fragment")
-    if not _HOST.fullmatch(parts.netloc) or port == 0:
-        raise _invalid("its host is none that could be called")
-    path = parts.path.rstrip("/").removesuffix(form.path)
+    if port == 0:
+        raise _invalid("no service has the port 0")
+    host = _host(parts.netloc.removesuffix(f":{port}") if port is not None else parts.netloc)
+    whole = parts.path.rstrip("/")
+    path = whole.removesuffix(form.path)
     if not _SEGMENTS.fullmatch(path):
         raise _invalid("its path holds what no path of an endpoint does")
-    versioned = _VERSION.fullmatch(path.rpartition("/")[2]) is not None
-    if not path or (form.always_versioned and not versioned):
+    versioned = path != whole or _VERSION.fullmatch(path.rpartition("/")[2]) is not None
+    if not versioned and (form.always_versioned or not path):
         path += "/v1"
-    return f"{parts.scheme}://{parts.netloc.lower()}{path}"
+    return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"
+
+
+def _host(written: str) -> str:
+    """Return a host in lower case and ASCII, without the dot that may end it."""
+    try:
+        host = written if written.isascii() else URL.build(scheme="https", host=written).raw_host or ""
+    except ValueError:  # no name in any script
+        host = ""
+    host = host.removesuffix(".").lower()
+    disguised = not written.isascii() and host.rpartition(".")[2].isdigit()  # digits of another script
+    if disguised or not _HOST.fullmatch(host):
+        raise _invalid("its host is none that could be called")
+    return host
 
 
 def _invalid(rule: str) -> InvalidRequest:

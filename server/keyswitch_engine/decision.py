@@ -6,6 +6,8 @@ that a key came is all that counts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from keyswitch_engine.claims import Claim, Rank, folded
@@ -66,6 +68,7 @@ def decide(registry: Registry, provider_name: str, model: str, keyring: Keyring,
     else:
         provider = _from_single_key(registry, keyring)
         reason = f"the only key that came is for {provider.id}"
+    _check_policy(registry, provider, byok=False)
     native = native_model(registry, provider, model)
     menu = _menu(registry, provider, native, keyring, caller)
     _check_policy(registry, provider, byok=not menu and keyring.pays(provider))
@@ -112,17 +115,23 @@ def native_model(registry: Registry, provider: Provider, model: str) -> NativeMo
         raise RequestError(
             Reason.MODEL_REQUIRED, f"{provider.name} has no default model; name one", field="target.model"
         )
-    virtual = registry.operator.virtual_models.get(model)
-    if virtual is not None and virtual.provider.id == provider.id:
-        return NativeModel(virtual.model, f"{virtual.name} is the operator's name for {virtual.model}", virtual)
+    if (virtual := _virtual(registry, provider, model)) is not None:
+        return virtual
     if provider.strip_own_prefix and model not in provider.models:
         for separator in "/:":
             token, found, rest = model.partition(separator)
             if found and rest and folded(token) == provider.vendor_token and (not provider.router or "/" in rest):
-                return NativeModel(
-                    clean_model(rest), f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
-                )
+                reason = f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
+                return _virtual(registry, provider, rest) or NativeModel(clean_model(rest), reason)
     return NativeModel(model, "the model id goes through as it is")
+
+
+def _virtual(registry: Registry, provider: Provider, name: str) -> NativeModel | None:
+    """Return what a virtual model of a provider stands for; None if it has none of that name."""
+    virtual = registry.operator.virtual_models.get(name)
+    if virtual is None or virtual.provider.id != provider.id:
+        return None
+    return NativeModel(virtual.model, f"{name} is the operator's name for {virtual.model}", virtual)
 
 
 def _from_model(
@@ -150,9 +159,10 @@ def _from_model(
         if claim.provider is not winner
     )
     if not keyed and not needs_no_key(winner) and not keyring.consents(winner):
+        _check_policy(registry, winner, byok=False)
         native = native_model(registry, winner, model)
         on_menu = bool(_menu_with(registry, winner, native, caller))
-        raise keyring.missing(winner, _routers_for(registry, model), on_menu=on_menu)
+        raise _missing(registry, winner, keyring, _routers_for(registry, model), on_menu=on_menu)
     return winner, f"the model leads to {winner.id}, which {best.words}", excluded
 
 
@@ -186,8 +196,7 @@ def _candidates(registry: Registry, model: str, keyring: Keyring, caller: Caller
     found = (*claims, *(Claim(row, Rank.FOREIGN) for row in takers))
     if found or not operator.menus:
         return found
-    listed = operator.listing(caller, model)  # ids that only the operator knows, for those who consent to its keys
-    return tuple(Claim(row, Rank.EXACT) for row in listed if keyring.consents(row))
+    return tuple(Claim(row, Rank.EXACT) for row in operator.listing(caller, model))  # ids that only the operator knows
 
 
 def _routers_for(registry: Registry, model: str) -> list[str]:
@@ -195,7 +204,10 @@ def _routers_for(registry: Registry, model: str) -> list[str]:
     return [
         provider.id
         for provider in registry.providers.values()
-        if provider.router and provider.foreign_id_form and provider.foreign_id_form.search(model)
+        if provider.router
+        and provider.foreign_id_form
+        and provider.foreign_id_form.search(model)
+        and provider.id not in registry.operator.disabled_providers
     ]
 
 
@@ -227,15 +239,35 @@ def _menu(registry: Registry, provider: Provider, native: NativeModel, keyring: 
         if not needs_no_key(provider):
             error = RequestError(
                 Reason.PLATFORM_NOT_ALLOWED,
-                f"the operator's key for {provider.name} may not serve this model: it is on no menu that applies; "
-                "send a key of your own",
+                f"the operator's key for {provider.name} may not serve this model: it is on no menu that applies"
+                + ("; send a key of your own" if registry.operator.byok else ""),
                 field="target.model",
             )
             error.provider = provider.id
             raise error
     if needs_no_key(provider) and not keyring.label:
         return ""
-    raise keyring.missing(provider, on_menu=bool(menu))
+    raise _missing(registry, provider, keyring, on_menu=bool(menu))
+
+
+def _missing(
+    registry: Registry, provider: Provider, keyring: Keyring, routers: Iterable[str] = (), *, on_menu: bool
+) -> RequestError:
+    """Say which credential is missing, or its label, and what would do instead."""
+    message = f"no key for {provider.name} came"
+    if keyring.label and keyring.brings(provider):
+        message = f"no credential that came for {provider.id} has the label that is asked for"
+        on_menu = False  # nothing but the label is wrong
+    elif not registry.operator.byok:
+        message += ", and bringing your own is switched off here"
+    else:
+        also = ", ".join(router for router in routers if router != provider.id)
+        message += f"; send one for {provider.id!r}" + (f" (or for {also})" if also else "")
+    if on_menu:
+        message += ", or consent to the operator's key" if registry.operator.byok else "; consent to the operator's key"
+    error = RequestError(Reason.MISSING_CREDENTIAL, message, field="credentials")
+    error.provider = provider.id
+    return error
 
 
 def _check_policy(registry: Registry, provider: Provider, *, byok: bool) -> None:

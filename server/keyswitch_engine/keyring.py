@@ -122,19 +122,6 @@ class Keyring:
             return self.consents(provider)
         return any(self.label in self._consents.get(name, ()) for name in (provider.id, _EVERY))
 
-    def missing(self, provider: Provider, routers: Iterable[str] = (), *, on_menu: bool) -> RequestError:
-        """Return an error that says which key is missing, or its label, and which routers' keys or consent would do."""
-        if self.label and self.brings(provider):
-            message = f"no credential that came for {provider.id} has the label that is asked for"
-        else:
-            also = ", ".join(router for router in routers if router != provider.id)
-            message = f"no key for {provider.name} came; send one for {provider.id!r}"
-            message += f" (or for {also})" if also else ""
-            message += ", or consent to the operator's key" if on_menu else ""
-        error = RequestError(Reason.MISSING_CREDENTIAL, message, field="credentials")
-        error.provider = provider.id
-        return error
-
 
 def needs_no_key(provider: Provider) -> bool:
     """Tell whether a provider can be called without a credential."""

@@ -5,15 +5,15 @@ Everything that is wrong refuses to start, or to reload: a menu that is read hal
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from keyswitch_engine.address import at_address, parameters, placed
 from keyswitch_engine.credential import Credential
-from keyswitch_engine.decision import native_model
+from keyswitch_engine.decision import clean_model, native_model
 from keyswitch_engine.errors import InvalidRequest, RequestError
 from keyswitch_engine.keyring import check_kind
 from keyswitch_engine.operator import Menu, MenuLine, Operator, VirtualModel
@@ -101,7 +101,17 @@ def _keys(registry: Registry, platform_keys: Mapping[str, Credential]) -> Iterat
             raise RegistryError(error.message) from error
         if (other := owners.setdefault(provider.id, name)) != name:
             raise RegistryError(f"{setting}: {provider.id} has a key already, as {other}")
+        _check_address(setting, provider, credential)
         yield provider.id, credential
+
+
+def _check_address(setting: str, provider: Provider, credential: Credential) -> None:
+    """Check that what a key says beside its secret can stand in the provider's URLs; the region is the request's."""
+    values = {"region": "region"} | dict(parameters(provider, credential, ""))
+    try:
+        at_address(provider, placed(provider.dialects, values), values)
+    except InvalidRequest as error:
+        raise RegistryError(f"{setting}: {error.violations[0].description}") from error
 
 
 _VIRTUAL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -116,7 +126,7 @@ def _virtual(registry: Registry, name: str, table: VirtualModelTable) -> Virtual
         raise RegistryError(f"{setting}: the name belongs to {claims[0].provider.id} already")
     provider = _provider(registry, f"{setting}.provider", table.provider)
     try:
-        native = native_model(registry, provider, table.model).id
+        native = native_model(registry, provider, clean_model(table.model)).id
     except RequestError as error:
         raise RegistryError(f"{setting}.model: {error.message}") from error
     wishes = table.routing.wishes
@@ -153,23 +163,39 @@ def _menu(
     return Menu(name, frozenset(applies_to), tuple(lines))
 
 
-_WILD = re.compile(r"[*?\[]")
+_WILD = re.compile(r"[*?]")
 
 
 def _line(registry: Registry, virtual: Mapping[str, VirtualModel], where: str, text: str) -> MenuLine:
     """Read one line of a menu."""
-    if (named := virtual.get(text)) is not None:
-        return MenuLine(named.provider, re.compile(re.escape(named.model)), virtual=text)
     owner, slash, rest = text.partition("/")
+    named = virtual.get(text) or virtual.get(rest)
+    if named is not None and (not slash or named.provider is registry.find(owner)):
+        return MenuLine(named.provider, re.compile(re.escape(named.model)), virtual=named.name)
     if not slash or not rest:
         raise RegistryError(f"{where}: expected provider/model, or the name of a virtual model")
     provider = registry.find(owner) or registry.claims.vendor(owner)
     if provider is None:
         raise RegistryError(f"{where}: {owner!r} is no provider")
-    if _WILD.search(rest):  # some providers' own ids begin with their own names: `groq/compound`
-        return MenuLine(provider, re.compile(f"{fnmatch.translate(rest)}|{fnmatch.translate(text)}"))
+    if _WILD.search(rest):
+        return MenuLine(provider, _pattern(provider, rest, text))
     try:
-        native = native_model(registry, provider, text if text in provider.models else rest).id
+        native = native_model(registry, provider, clean_model(text if text in provider.models else rest)).id
     except RequestError as error:
         raise RegistryError(f"{where}: {error.message}") from error
-    return MenuLine(provider, re.compile(re.escape(native)), model=native)
+    return MenuLine(provider, _pattern(provider, native, text), model=native)
+
+
+def _pattern(provider: Provider, rest: str, text: str) -> re.Pattern[str]:
+    """Return the pattern of native ids for the *rest* of a line, or its whole *text*.
+
+    Some ids begin with their provider's own name, as `groq/compound` does: all may that keep it, else those listed.
+    """
+    whole = _wild(text)
+    listed = [re.escape(model) for model in provider.models if re.fullmatch(whole, model)]
+    return re.compile("|".join([_wild(rest), *(listed if provider.strip_own_prefix else [whole])]))
+
+
+def _wild(text: str) -> str:
+    """Return the regular expression of a text in which `*` stands for anything and `?` for one character."""
+    return re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")

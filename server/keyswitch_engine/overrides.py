@@ -6,6 +6,7 @@ of the model, and that what it says of all. Tables merge key by key, lists are r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,9 @@ from keyswitch_engine.provider import D, Provider, Surface
 from keyswitch_engine.routing_preferences import Wishes, merged, with_wishes
 
 __all__ = ["overridden", "with_routing"]
+
+
+_FLAG = re.compile(r"unknown field `(.+)`|`\$\.(.+)`")
 
 
 def overridden(
@@ -36,7 +40,8 @@ def overridden(
         try:
             converted = msgspec.convert(flags, surface.dialect.flags)
         except msgspec.ValidationError as error:
-            flag = str(error).rpartition("$.")[2].rstrip("`") or "one of them"  # the rest quotes the value
+            found = _FLAG.search(str(error))  # the rest quotes the value
+            flag = (found[1] or found[2]) if found else "one of them"
             message = f"{flag}: no flag, or no value of it, that {surface.dialect.name} has"
             raise InvalidRequest([Violation("target.compatibility", message)]) from error
         surface = msgspec.structs.replace(surface, profile=msgspec.structs.replace(surface.profile, flags=converted))

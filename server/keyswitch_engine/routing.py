@@ -206,12 +206,12 @@ def _with_overrides(surface: Surface[D], native: NativeModel, target: Target) ->
     """Return a surface as it is for this call."""
     virtual, endpoint = native.virtual, target.custom_endpoint
     if virtual is not None:
-        return overridden(
-            surface,
-            native.id,
-            virtual.compatibility,
-            target.compatibility,
-            routing=merged(virtual.routing, target.routing),
-        )
+        try:
+            overridden(surface, native.id, virtual.compatibility)
+        except InvalidRequest:  # the operator's flags fit its provider's first dialect, and the caller chose another
+            rule = f"{virtual.name} is set up for another dialect"
+            raise InvalidRequest([Violation("target.dialect", rule)]) from None
+        routing = merged(virtual.routing, target.routing)
+        return overridden(surface, native.id, virtual.compatibility, target.compatibility, routing=routing)
     between = endpoint.compatibility if endpoint is not None else {}
     return overridden(surface, native.id, between, target.compatibility, routing=target.routing)

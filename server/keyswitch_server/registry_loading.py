@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 
 from keyswitch.v1 import credential_pb2 as pb
@@ -67,16 +68,26 @@ def _secret(setting: str, place: PlatformKey) -> str:
     if place.file is None:
         secret = os.environ.get(place.env, "")
         if not secret.strip():
-            raise RegistryError(f"{setting}: the environment variable {place.env} is not set")
+            raise RegistryError(f"{setting}: the environment variable {_shown(place)} is not set")
     else:
         try:
             secret = place.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise RegistryError(f"{setting}: {place.file} cannot be read: {reason}") from None
+            raise RegistryError(f"{setting}: {_shown(place)} cannot be read: {reason}") from None
         if not secret.strip():
-            raise RegistryError(f"{setting}: {place.file} is empty")
+            raise RegistryError(f"{setting}: {_shown(place)} is empty")
     return secret.strip()
+
+
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+
+
+def _shown(place: PlatformKey) -> str:
+    """Return the place of a key for messages, unless it could be a key that somebody pasted there."""
+    if place.file is not None:
+        return str(place.file) if place.file.is_absolute() else "the file that it names"
+    return place.env if _VARIABLE.fullmatch(place.env) else "that it names"
 
 
 _FIELDS = {

@@ -68,9 +68,13 @@ def _as(kind: type[_T]) -> pydantic.PlainValidator:
 
     def read(value: Any) -> _T:
         try:
+            if isinstance(value, str):  # a variable of the environment; pydantic decodes those of tables by name itself
+                return msgspec.json.decode(value, type=kind)
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
             raise ValueError(str(schema_error(error))) from None
+        except msgspec.DecodeError:
+            raise ValueError("must be a JSON object") from None
 
     return pydantic.PlainValidator(read)
 
@@ -228,7 +232,8 @@ def load(config: pathlib.Path | None = None, **arguments: Any) -> Settings:
         lines = []
         for problem in error.errors(include_url=False, include_input=False, include_context=False):
             name = ".".join(str(part) for part in problem["loc"])
-            lines.append(f"{name}: {problem['msg']}" if name else problem["msg"])
-        raise InvalidSettingsError("; ".join(lines)) from error
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {message}" if name else message)
+        raise InvalidSettingsError("; ".join(lines)) from None  # it holds what was given, which may be a key
     except (SettingsError, OSError, ValueError) as error:
         raise InvalidSettingsError(f"{config or 'environment'}: {error}") from error

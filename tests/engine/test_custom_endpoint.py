@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from keyswitch_engine.credential import ApiKey, AwsBearerToken, Credential, NoCredential
+from keyswitch_engine.custom_endpoint import CustomEndpoint
+from keyswitch_engine.errors import DispatchError, Reason
+from keyswitch_engine.registry import Registry, load
+from keyswitch_engine.route import Target
+from keyswitch_engine.routing import resolve
+from keyswitch_engine.secret import Secret
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load()
+
+
+def at_endpoint(credential: Credential, dialect: str = "openai-chat") -> CustomEndpoint:
+    return CustomEndpoint("https://gateway.example/v1", "m", credential, dialect=dialect)
+
+
+def test_an_endpoint_is_authenticated_as_its_dialect_is(registry: Registry) -> None:
+    """Anthropic's protocol takes the key in a header of its own, with the version; the others take a bearer token."""
+    key = ApiKey(Secret("k"))
+    shown = {}
+    for dialect in ("openai-chat", "openai-responses", "anthropic-messages"):
+        route = resolve(registry, Target(custom_endpoint=at_endpoint(key, dialect)), [])
+        shown[dialect] = (route.provider.auth.style, route.provider.auth.header, route.surface.headers)
+    assert shown == {
+        "openai-chat": ("bearer", "", {}),
+        "openai-responses": ("bearer", "", {}),
+        "anthropic-messages": ("header", "x-api-key", {"anthropic-version": "2023-06-01"}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("target", "field"),
+    [
+        (Target(custom_endpoint=at_endpoint(AwsBearerToken(Secret("k")))), "target.custom_endpoint.credential"),
+        (Target(custom_endpoint=at_endpoint(NoCredential()), routing={"order": ["a"]}), "target.routing"),
+        (Target(custom_endpoint=at_endpoint(NoCredential(), "gemini")), "target.custom_endpoint.dialect"),
+    ],
+)
+def test_what_no_endpoint_takes_is_refused(registry: Registry, target: Target, field: str) -> None:
+    """A signing key belongs to its cloud, preferences to routers, and other dialects to providers that have a file."""
+    with pytest.raises(DispatchError) as raised:
+        resolve(registry, target, [])
+    assert (raised.value.reason, raised.value.field) == (Reason.INVALID_REQUEST, field)
+
+
+def test_an_endpoint_shares_nothing_with_another_but_its_url(registry: Registry) -> None:
+    """Two callers of one URL keep their own labels and keys, although what is built of the URL is remembered."""
+    routes = [
+        resolve(
+            registry, Target(custom_endpoint=CustomEndpoint("https://gw.example", "m", ApiKey(Secret(key)), key)), []
+        )
+        for key in ("one", "two")
+    ]
+    assert [route.provider.name for route in routes] == ["one", "two"]
+    assert [route.credential for route in routes] == [ApiKey(Secret("one")), ApiKey(Secret("two"))]
