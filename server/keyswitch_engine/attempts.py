@@ -81,7 +81,7 @@ class Runner:
                     raise
         raise ValueError("a plan has at least one call")
 
-    def rate_limited(self, call: Call[Any]) -> RateLimited:
+    def _rate_limited(self, call: Call[Any]) -> RateLimited:
         """Return what a rate limit of a call is about."""
         route = call.route
         return RateLimited(
@@ -92,13 +92,15 @@ class Runner:
             route.model,
         )
 
-    def cooling(self, limited: RateLimited) -> float:
-        """Return for how many seconds calls have to wait."""
-        return self._cool_downs.remaining(limited, asyncio.get_running_loop().time())
+    def cooling(self, call: Call[Any]) -> float:
+        """Return for how many seconds calls like this one have to wait."""
+        if not self._cool_downs:  # which spares a fingerprint
+            return 0.0
+        return self._cool_downs.remaining(self._rate_limited(call), asyncio.get_running_loop().time())
 
-    def cool_down(self, limited: RateLimited, seconds: float) -> None:
-        """Let calls wait."""
-        self._cool_downs.start(limited, asyncio.get_running_loop().time(), seconds)
+    def cool_down(self, call: Call[Any], seconds: float) -> None:
+        """Let calls like this one wait."""
+        self._cool_downs.start(self._rate_limited(call), asyncio.get_running_loop().time(), seconds)
 
     def spread(self, seconds: float) -> float:
         """Return a wait that is a little longer than the one asked for, never shorter."""
@@ -122,7 +124,6 @@ class _Target:
         self._fallbacks_left = fallbacks_left
         self._loop = asyncio.get_running_loop()
         self._before = len(log)
-        self._limited = runner.rate_limited(call)
 
     @property
     def _tries(self) -> int:
@@ -149,7 +150,7 @@ class _Target:
             return await attempt(self._call)
         except DispatchError as error:
             if error.reason is Reason.PROVIDER_RATE_LIMITED:
-                self._runner.cool_down(self._limited, error.retry_after or self._runner.backoff(self._tries))
+                self._runner.cool_down(self._call, error.retry_after or self._runner.backoff(self._tries))
             raise
 
     def _delay(self, error: DispatchError) -> float:
@@ -168,7 +169,7 @@ class _Target:
         resume = self._loop.time() + delay
         while True:
             now = self._loop.time()
-            cooling = self._runner.cooling(self._limited)
+            cooling = self._runner.cooling(self._call)
             wait = max(resume - now, self._runner.spread(cooling))
             if wait <= 0:
                 return
@@ -195,7 +196,7 @@ class _Target:
                 tasks = [group.create_task(self._outcome(attempt))]
                 await asyncio.wait(tasks, timeout=hedge_after)
                 begun = tasks[0].done() or self._log.has_event(since)
-                if not begun and not self._runner.cooling(self._limited):
+                if not begun and not self._runner.cooling(self._call):
                     tasks.append(group.create_task(self._outcome(attempt)))
                 outcome = await _first_answer(tasks)
         except BaseExceptionGroup as bugs:  # failures of calls are values in here, so this is none

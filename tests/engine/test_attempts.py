@@ -133,11 +133,10 @@ async def test_whoever_waits_for_a_key_is_told_what_it_waits_for(dispatcher: Dis
     runner = Runner(dispatcher.fingerprints)
     async with http_provider(provider.answer) as url:
         asked = call(url)
-        limited = runner.rate_limited(asked)
         waiting = asyncio.ensure_future(whole(dispatcher, runner, asked))
-        while not runner.cooling(limited):
+        while not runner.cooling(asked):
             await asyncio.sleep(0.01)
-        runner.cool_down(limited, 60.0)
+        runner.cool_down(asked, 60.0)
         with pytest.raises(DispatchError) as raised:
             await waiting
     assert raised.value.retry_after is not None
