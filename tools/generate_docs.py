@@ -21,7 +21,7 @@ def settings() -> str:
         "# Settings of the server",
         "",
         "One TOML file (`keyswitch serve --config FILE` or `KEYSWITCH_CONFIG`) and the environment, which wins.",
-        "Lists are JSON in the environment.",
+        "Lists and tables are JSON in the environment. SIGHUP reads provider files and platform keys again.",
         "",
         "| setting | environment | default | meaning |",
         "|---|---|---|---|",

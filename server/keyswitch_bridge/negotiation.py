@@ -43,7 +43,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 The commit that builds something adds its line, without any where nothing of the contract is meant.
 """
 
-_CLIENT = re.compile(r"keyswitch-python/([0-9][0-9A-Za-z.+-]{0,63})")
+_CLIENT = re.compile(r"(?:^|\s)keyswitch-python/([0-9][0-9A-Za-z.+-]{0,63})")
 _RELEASE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
 
 

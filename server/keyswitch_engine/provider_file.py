@@ -226,10 +226,10 @@ def _check_urls(file: ProviderFile) -> None:
                 raise RowError(f"{key}.{name}", f"{path!r} is no path that begins with a single '/'")
     for key, url in urls.items():
         if not _is_base_url(url):
-            raise RowError(key, f"{url!r} is no plain http or https URL")
+            raise RowError(key, "it is no plain http or https URL: scheme, host, port and path alone")
     token_url = file.auth.token_url
     if not _is_base_url(token_url) or not token_url.startswith("https://") or "{" in token_url:
-        raise RowError("auth.token_url", f"{token_url!r} is no plain https URL")
+        raise RowError("auth.token_url", "it is no plain https URL: scheme, host, port and path alone")
 
 
 def _is_base_url(url: str) -> bool:
@@ -256,7 +256,7 @@ def _check_headers(file: ProviderFile) -> None:
     for key, values in headers.items():
         for name, value in values.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-                raise RowError(key, f"{name!r} = {value!r} is no header of printable ASCII")
+                raise RowError(key, f"{name!r} is no header whose name and value are printable ASCII")
 
 
 def _check_errors(file: ProviderFile) -> None:

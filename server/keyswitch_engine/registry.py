@@ -124,6 +124,8 @@ def _read(path: pathlib.Path) -> _File:
     """Read one provider file and check all that can be checked of it alone."""
     text = ""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise RegistryError(f"{path}: it is no regular file")
         text = path.read_bytes().decode()
         row = msgspec.toml.decode(text, type=ProviderFile)
         check_parameters(row)

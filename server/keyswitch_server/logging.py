@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import secrets
 import sys
@@ -55,7 +56,10 @@ def _allow(logger: object, method: str, event: MutableMapping[str, Any]) -> Muta
 
 def _serialise(event: object, **options: object) -> str:
     """Serialise a line; every value in it is one of plain types."""
-    return msgspec.json.encode(event).decode()
+    try:
+        return msgspec.json.encode(event).decode()
+    except UnicodeEncodeError:  # a file's name need not be text
+        return json.dumps(event)
 
 
 class _Nowhere(io.TextIOBase):

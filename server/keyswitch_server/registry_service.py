@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ __all__ = ["RegistryService"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
+_PROVIDER_ID = re.compile(r"[a-z0-9.-]+")
+"""What a token begins with; the provider itself may be gone since the page before."""
 
 
 class RegistryService(pb_grpc.RegistryServiceServicer):
@@ -40,7 +43,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         _check_page_size(request.page_size)
         after = request.page_token
         providers = self._registry().providers
-        if after and after not in providers:
+        if after and not _PROVIDER_ID.fullmatch(after):
             raise _bad_token()
         words = request.query.lower().split()
         matching = [
@@ -76,7 +79,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         if name := request.provider.strip():
             providers = [find_provider(registry, name, field="provider")]
         after = request.page_token.partition("/")[::2]
-        if request.page_token and after[0] not in registry.providers:
+        if request.page_token and not (_PROVIDER_ID.fullmatch(after[0]) and after[1]):
             raise _bad_token()
         words = request.query.lower().split()
         matching = (

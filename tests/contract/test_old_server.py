@@ -151,7 +151,7 @@ async def test_an_rpc_that_is_too_new_is_an_explicit_error() -> None:
                 "NOT_YET_AVAILABLE",
                 "GATEWAY",
             )
-            assert (error.message, error.hint) == ("the server does not know this rpc: Method not found!", HINT)
+            assert (error.message, error.hint) == ("nobody serves this rpc there: Method not found!", HINT)
             assert not error.retryable
 
 

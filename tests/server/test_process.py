@@ -104,7 +104,7 @@ async def test_providers_are_listed_in_pages(channel: grpc.aio.Channel, client: 
     assert ids == [provider.id for provider in await client.providers()] == sorted(ids)
     assert [provider.id for provider in await client.providers("OPEN router")] == ["openrouter"]
     for request in (
-        registry_service_pb2.ListProvidersRequest(page_token="made-up"),
+        registry_service_pb2.ListProvidersRequest(page_token="Made up"),
         registry_service_pb2.ListProvidersRequest(page_size=1001),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as raised:

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import pathlib
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from aiohttp import web
 from keyswitch_client import AsyncClient, KeyswitchError, TextDelta
 from keyswitch_engine import registry
-from keyswitch_engine.registry import Registry
+from keyswitch_engine.registry import Registry, RegistryError
 from keyswitch_sandbox import Sandbox
 from keyswitch_server import logging
 from keyswitch_server.live_registry import LiveRegistry
@@ -246,11 +248,11 @@ async def test_a_hangup_reloads_at_once(sandbox: Sandbox, tmp_path: pathlib.Path
 
 
 async def test_a_hangup_without_provider_files_is_survived(tmp_path: pathlib.Path) -> None:
-    """A server without directories says that there is nothing to reload, goes on, and stops cleanly."""
+    """A server without directories reads its keys again, goes on, and stops cleanly."""
     async with server_process(tmp_path, {}) as own, AsyncClient(own.address) as client:
         rows = Rows(tmp_path, own, client)
         own.process.send_signal(signal.SIGHUP)
-        await rows.logged("nothing to reload: there are no directories of provider files", 1)
+        await rows.logged("registry reloaded", 1)
         assert await client.health() == "SERVING"
         own.process.terminate()
         assert await asyncio.wait_for(own.process.wait(), 10) == 0
@@ -301,3 +303,110 @@ async def test_a_bug_in_a_reload_is_an_incident(tmp_path: pathlib.Path) -> None:
         await until(in_force, lambda now: now is not first)
     assert "ZeroDivisionError" in out.getvalue()
     assert "hidden-in-the-text" not in out.getvalue()
+
+
+class Loads:
+    """Loads registries, and does what a test wants done meanwhile."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.threads: list[int] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def __call__(self) -> Registry:
+        self.threads.append(threading.get_ident())
+        loaded = registry.load([self.folder])
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return loaded
+
+
+def put(folder: pathlib.Path, name: str, display: str) -> None:
+    (folder / f"{name}.toml").write_text(row(name, "https://own.example", display))
+
+
+def display(live: LiveRegistry) -> str:
+    return live().providers["own"].name
+
+
+async def test_what_changes_while_it_is_read_is_read_again(tmp_path: pathlib.Path) -> None:
+    """Neither at the start nor at a reload does a registry stay that was read while its files changed."""
+    put(tmp_path, "own", "one")
+    loads = Loads(tmp_path)
+    loads.meanwhile = lambda: put(tmp_path, "own", "second")
+    live = LiveRegistry(loads, [tmp_path], logging.configure("error", io.StringIO()))
+    assert display(live) == "second"
+    async with live.watched(0):
+        loads.meanwhile = lambda: put(tmp_path, "own", "the fourth")
+        put(tmp_path, "own", "third one")
+        live.reload()
+
+        async def shown() -> str:
+            return display(live)
+
+        await until(shown, lambda name: name == "the fourth")
+
+
+async def test_reloads_run_beside_the_loop_and_only_when_asked_if_told_so(tmp_path: pathlib.Path) -> None:
+    """Loading is no work of the loop's thread; with an interval of 0 a change is not looked for, however long it lies."""
+    put(tmp_path, "own", "one")
+    loads = Loads(tmp_path)
+    live = LiveRegistry(loads, [tmp_path], logging.configure("error", io.StringIO()))
+    async with live.watched(0.01):
+        put(tmp_path, "own", "second")
+
+        async def name() -> str:
+            return display(live)
+
+        await until(name, lambda shown: shown == "second")
+    assert threading.get_ident() not in loads.threads[1:]
+    looked = len(loads.threads)
+    async with live.watched(0), asyncio.timeout(20):
+        put(tmp_path, "own", "third one")
+        started = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < started + 1.5:  # longer than the usual interval
+            await asyncio.sleep(0.05)
+        assert len(loads.threads) == looked
+
+
+async def test_a_write_that_puts_the_time_back_is_noticed(tmp_path: pathlib.Path) -> None:
+    """A file of the same size and time as before is still another one by the change of its inode."""
+    put(tmp_path, "own", "one")
+    live = LiveRegistry(Loads(tmp_path), [tmp_path], logging.configure("error", io.StringIO()))
+    before = (tmp_path / "own.toml").stat()
+    async with live.watched(0.01):
+        put(tmp_path, "own", "two")
+        os.utime(tmp_path / "own.toml", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+        async def name() -> str:
+            return display(live)
+
+        await until(name, lambda shown: shown == "two")
+
+
+async def test_what_failed_for_another_reason_is_tried_again(tmp_path: pathlib.Path) -> None:
+    """A change that could not be loaded since something else was amiss is in force once that is mended, told of once."""
+    put(tmp_path, "own", "one")
+    loads = Loads(tmp_path)
+    out = io.StringIO()
+    live = LiveRegistry(loads, [tmp_path], logging.configure("info", out))
+
+    def amiss() -> None:
+        raise RegistryError("platform_keys.own: the file cannot be read")
+
+    loads.meanwhile = amiss
+    async with live.watched(0.01):
+        put(tmp_path, "own", "second")
+
+        async def name() -> str:
+            return display(live)
+
+        await until(name, lambda shown: shown == "second")
+    assert out.getvalue().count("registry not reloaded") == 1
+
+
+async def test_a_pipe_among_the_files_is_refused(tmp_path: pathlib.Path) -> None:
+    """What is no regular file would be waited for, and is an error instead."""
+    os.mkfifo(tmp_path / "own.toml")
+    with pytest.raises(RegistryError, match="no regular file"):
+        LiveRegistry(Loads(tmp_path), [tmp_path], logging.configure("error", io.StringIO()))

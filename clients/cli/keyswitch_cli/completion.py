@@ -60,12 +60,15 @@ def complete_api_keys(ctx: click.Context, parameter: click.Parameter, incomplete
 
 
 def _registry() -> Registry | None:
-    """Return the built-in rows; None if the engine is not installed here, for then there is nothing to offer."""
+    """Return the built-in rows; None if there are none to be had here, for then there is nothing to offer."""
     try:
         from keyswitch_engine import registry  # noqa: PLC0415 - costs more than all else here
     except ModuleNotFoundError:
         return None
-    return registry.load()
+    try:
+        return registry.load()
+    except registry.RegistryError:  # any command that needs them says so; a shell wants no words in its line
+        return None
 
 
 def _items(values: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem[str]]:

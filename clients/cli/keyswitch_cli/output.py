@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
@@ -12,15 +12,17 @@ __all__ = ["TextOutput", "print_line", "table"]
 _HARMLESS = (
     {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"}
     | {ord("\r"): None, 0x7F: 0x2421}
-    | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+    | dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
 )
-"""Control characters as the pictures that Unicode has for them; they could retitle, recolour or rewrite a terminal."""
+"""Control characters as the pictures that Unicode has for them; they could retitle, recolour or rewrite a terminal, and
+those of direction show a line in another order than it has."""
+_IN_ONE_LINE = _HARMLESS | {ord("\t"): 0x2409, ord("\n"): 0x240A}
 
 
-def _harmless(text: str, *, err: bool) -> str:
+def _harmless(text: str, *, err: bool, table: Mapping[int, int | None] = _HARMLESS) -> str:
     """Return *text* as it may be shown: unchanged unless the stream, standard error if *err*, is a terminal."""
     stream = sys.stderr if err else sys.stdout
-    return text.translate(_HARMLESS) if stream is not None and stream.isatty() else text
+    return text.translate(table) if stream is not None and stream.isatty() else text
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -35,9 +37,9 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 
 
 def print_line(text: str, *, err: bool = False) -> None:
-    """Print a line that has text of others in it, on standard error if *err*."""
+    """Print one line that has text of others in it, on standard error if *err*; their line ends begin no other."""
     # colour means that click takes no escape sequences out of what is piped
-    click.echo(_harmless(text, err=err), err=err, color=True)
+    click.echo(_harmless(text, err=err, table=_IN_ONE_LINE), err=err, color=True)
 
 
 class TextOutput:

@@ -206,7 +206,7 @@ def from_status(code: grpc.StatusCode, message: str | None, trailing_metadata: I
     hint = _COMPARE if reason == "UNKNOWN_FIELD" else ""
     if code is grpc.StatusCode.UNIMPLEMENTED and not reason:
         reason, failure.origin = "NOT_YET_AVAILABLE", error_pb2.ERROR_ORIGIN_GATEWAY
-        message, hint = f"the server does not know this rpc: {message}", _COMPARE
+        message, hint = f"nobody serves this rpc there: {message}", _COMPARE
     kind = BY_REASON.get(reason) or _BY_CODE.get(code, KeyswitchError)
     error = kind(code, message, failure, reason, hint=hint)
     error.violations = tuple(violations)

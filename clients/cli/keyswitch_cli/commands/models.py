@@ -57,5 +57,7 @@ def command(
         (model.id, model.provider, model.resolved_model, value_name(usage_pb2.Billing, model.billing, "BILLING_"))
         for model in found
     ]
+    if not rows and not keyed and not allow_platform:
+        click.echo("nothing can be had without a key; say with --keyed which providers there are keys for", err=True)
     for line in table(("MODEL", "PROVIDER", "SENT AS", "BILLING"), rows):
         print_line(line)

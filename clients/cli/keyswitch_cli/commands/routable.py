@@ -12,7 +12,7 @@ import click
 from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.completion import complete_providers
-from keyswitch_cli.inputs import read_file
+from keyswitch_cli.inputs import read_file, read_stdin
 from keyswitch_cli.offline import checked_models
 from keyswitch_cli.output import print_line
 
@@ -29,7 +29,8 @@ __all__ = ["command"]
     multiple=True,
     metavar="PROVIDER",
     shell_complete=complete_providers,
-    help="A provider that there is a key for. Repeatable; without any, a key of every provider is taken for granted.",
+    help="A provider that there is a key for. Repeatable; without any, the key that a model asks for is taken for "
+    "granted, but no router's.",
 )
 @click.option("--tenant", default="", help="Whose menus apply.")
 @click.option(
@@ -41,8 +42,9 @@ __all__ = ["command"]
 def command(file: str, keyed: tuple[str, ...], tenant: str, config: pathlib.Path | None, *, as_json: bool) -> int:
     """Say where each model of a list leads; exits 1 if one leads nowhere.
 
-    FILE is text with a model a line and # before comments, or JSON or TOML (by its ending): a list of ids, or an object
-    with such a list as `models`. An entry can also be an object with `provider` and `model`. Nothing is sent to anyone.
+    FILE (- for standard input) is text with a model a line and # before comments, or JSON or TOML (by its ending): a
+    list of ids, or an object with such a list as `models`. An entry can also be an object with `provider` and `model`.
+    Nothing is sent to anyone.
     """
     results = checked_models(_entries(file), keyed, tenant, config)
     resolved = sum(result.provider is not None for result in results)
@@ -87,7 +89,7 @@ def _entries(file: str) -> list[dict[str, str]]:
     Raises:
         click.UsageError: it is none; the message says where.
     """
-    text = read_file(file, "FILE")
+    text = read_stdin("FILE") if file == "-" else read_file(file, "FILE")
     match pathlib.PurePath(file).suffix.lower():
         case ".json":
             entries = _of_document(_parsed(json.loads, text))

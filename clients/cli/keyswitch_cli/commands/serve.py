@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 
 import click
 
@@ -41,6 +42,8 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
     except settings.InvalidSettingsError as error:
         raise click.UsageError(str(error)) from None
     log = logging.configure(loaded.log_level)
+    if hasattr(signal, "SIGHUP"):  # until it reloads it must not end what is starting
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         uvloop.run(server.serve(loaded, log, lambda address: click.echo(json.dumps({"listening": address}))))
     except (server.ListenError, RegistryError) as error:
