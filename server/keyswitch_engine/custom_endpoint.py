@@ -5,7 +5,6 @@ To the rest of the engine such an endpoint is a provider without a file, with th
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,7 +28,6 @@ FIELD: Final = "target.custom_endpoint"
 """Where a request names its endpoint."""
 
 _ACCEPTS: Final = ("api_key", "bearer_token", "none")
-_REMEMBERED = 256
 
 
 class CustomEndpoint(msgspec.Struct, frozen=True):
@@ -77,19 +75,13 @@ def provider_at(endpoint: CustomEndpoint) -> Provider:
     Raises:
         InvalidRequest: its URL or its dialect is none that can be called.
     """
-    return _provider(endpoint.label, endpoint.base_url, endpoint.dialect)
-
-
-@functools.lru_cache(_REMEMBERED)
-def _provider(label: str, url: str, dialect: str) -> Provider:
-    """Build the provider; nothing that is remembered here is a secret."""
-    form = _FORMS.get(dialect)
+    form = _FORMS.get(endpoint.dialect)
     if form is None:
         raise InvalidRequest([Violation(f"{FIELD}.dialect", f"one of {', '.join(sorted(_FORMS))}")])
-    base_url = _base_url(url, form)
-    spoken = DIALECTS[dialect]
+    base_url = _base_url(endpoint.base_url, form)
+    spoken = DIALECTS[endpoint.dialect]
     surface = Surface(spoken, Profile(PROVIDER_ID, form.path, spoken.flags()), base_url, dict(form.headers))
-    return Provider(PROVIDER_ID, label, base_url, (surface,), form.auth)
+    return Provider(PROVIDER_ID, endpoint.label, base_url, (surface,), form.auth)
 
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"

@@ -115,23 +115,26 @@ def native_model(registry: Registry, provider: Provider, model: str) -> NativeMo
         raise RequestError(
             Reason.MODEL_REQUIRED, f"{provider.name} has no default model; name one", field="target.model"
         )
-    if (virtual := _virtual(registry, provider, model)) is not None:
+    if registry.operator.virtual_models and (virtual := _virtual(registry, provider, model)) is not None:
         return virtual
     if provider.strip_own_prefix and model not in provider.models:
         for separator in "/:":
             token, found, rest = model.partition(separator)
             if found and rest and folded(token) == provider.vendor_token and (not provider.router or "/" in rest):
-                reason = f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
-                return _virtual(registry, provider, rest) or NativeModel(clean_model(rest), reason)
+                return NativeModel(
+                    clean_model(rest), f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
+                )
     return NativeModel(model, "the model id goes through as it is")
 
 
 def _virtual(registry: Registry, provider: Provider, name: str) -> NativeModel | None:
-    """Return what a virtual model of a provider stands for; None if it has none of that name."""
-    virtual = registry.operator.virtual_models.get(name)
-    if virtual is None or virtual.provider.id != provider.id:
-        return None
-    return NativeModel(virtual.model, f"{name} is the operator's name for {virtual.model}", virtual)
+    """Return what a virtual model of a provider stands for, named alone or behind the provider's own token."""
+    for separator in ("", "/", ":"):
+        token, _, rest = name.partition(separator) if separator else (provider.vendor_token, "", name)
+        virtual = registry.operator.virtual_models.get(rest)
+        if virtual is not None and virtual.provider.id == provider.id and folded(token) == provider.vendor_token:
+            return NativeModel(virtual.model, f"{rest} is the operator's name for {virtual.model}", virtual)
+    return None
 
 
 def _from_model(
@@ -196,7 +199,8 @@ def _candidates(registry: Registry, model: str, keyring: Keyring, caller: Caller
     found = (*claims, *(Claim(row, Rank.FOREIGN) for row in takers))
     if found or not operator.menus:
         return found
-    return tuple(Claim(row, Rank.EXACT) for row in operator.listing(caller, model))  # ids that only the operator knows
+    listed = operator.listing(caller, model)  # ids that only the operator knows
+    return tuple(Claim(registry.providers[id_], Rank.EXACT) for id_ in sorted(listed))
 
 
 def _routers_for(registry: Registry, model: str) -> list[str]:

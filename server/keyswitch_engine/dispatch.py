@@ -28,9 +28,9 @@ from keyswitch_engine.errors import (
     RequestError,
     StreamTruncated,
 )
-from keyswitch_engine.events import Attempt, Event
+from keyswitch_engine.events import Attempt, Billing, Event
 from keyswitch_engine.fingerprint import Fingerprints
-from keyswitch_engine.generation import Generation
+from keyswitch_engine.generation import Generation, OpaquePart, ProviderTool
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
 
@@ -186,6 +186,8 @@ def write_request(route: Route[Dialect], generation: Generation, *, stream: bool
         RequestError: the provider cannot be told of a part of it in this dialect, or options contradict the rest.
     """
     surface = route.surface
+    if route.billing is Billing.PLATFORM:
+        _check_operators_bill(generation)
     try:
         return surface.dialect.request(generation, route.model, surface.profile, route.options_json, stream=stream)
     except InvalidRequest:
@@ -197,6 +199,17 @@ def write_request(route: Route[Dialect], generation: Generation, *, stream: bool
         if error.reason is Reason.UNSUPPORTED_FEATURE and others:
             error.message += f" (dialect {spoken}; {route.provider.id} also speaks {', '.join(others)})"
         raise
+
+
+def _check_operators_bill(generation: Generation) -> None:
+    """Refuse tools that the provider runs and bills itself, and their items, which no menu allows."""
+    opaque = any(isinstance(part.content, OpaquePart) for message in generation.messages for part in message.parts)
+    if opaque or any(isinstance(tool, ProviderTool) for tool in generation.tools):
+        raise RequestError(
+            Reason.PLATFORM_NOT_ALLOWED,
+            "a provider's own tools and their items cannot be used on the operator's bill; send a key of your own",
+            field="messages" if opaque else "tools",
+        )
 
 
 def _decoder(call: GenerationCall, *, streamed: bool) -> Decoder:

@@ -6,6 +6,7 @@ import re
 
 from keyswitch_engine.credential import ApiKey
 from keyswitch_engine.dialects.base import Dialect
+from keyswitch_engine.events import CredentialSource
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
@@ -16,6 +17,8 @@ __all__ = ["key_warnings"]
 def key_warnings(registry: Registry, route: Route[Dialect]) -> tuple[str, ...]:
     """Say so if the key of a route looks like another provider's. Shapes change, so this is no refusal."""
     provider = route.provider
+    if route.credential_source is not CredentialSource.CALLER:  # nobody else's key is a caller's business
+        return ()
     match route.credential:
         case ApiKey(key=key) if provider.key_pattern and not provider.key_pattern.search(key.reveal()):
             if owner := _owner_of_shape(registry, provider, key.reveal()):

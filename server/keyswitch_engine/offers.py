@@ -52,9 +52,7 @@ def _known(registry: Registry, provider: Provider, caller: Caller) -> dict[str, 
     operator = registry.operator
     listed = [*provider.models, provider.default_model, provider.small_model]
     listed += [name for name, virtual in operator.virtual_models.items() if virtual.provider.id == provider.id]
-    for menu in operator.menus:
-        if menu.is_for(caller):
-            listed += [line.model for line in menu.lines if line.provider.id == provider.id]
+    listed += operator.listed(caller, provider)
     return dict.fromkeys(filter(None, listed))
 
 

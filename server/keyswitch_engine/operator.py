@@ -16,7 +16,7 @@ from keyswitch_engine.credential import Credential
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.routing_preferences import Wishes
 
-__all__ = ["ANONYMOUS", "Caller", "Menu", "MenuLine", "Operator", "VirtualModel"]
+__all__ = ["ANONYMOUS", "Caller", "Menu", "Operator", "VirtualModel"]
 
 ANONYMOUS: Final = "anonymous"
 """What callers are called who have not proved who they are."""
@@ -29,35 +29,29 @@ class Caller(msgspec.Struct, frozen=True):
     tenant: str = ""
 
 
-class MenuLine(msgspec.Struct, frozen=True):
-    """One line of a menu: a model of a provider, a pattern of its models, or a virtual model."""
-
-    provider: Provider
-    pattern: re.Pattern[str]
-    """What native ids it allows."""
-    model: str = ""
-    """The only id that it allows; empty where it is a pattern."""
-    virtual: str = ""
-    """The virtual model that it allows, and then no other way to the same model; empty where it is none."""
-
-    def allows(self, provider: Provider, model: str, virtual: str) -> bool:
-        """Tell whether a native id of a provider, asked for by a *virtual* name or none, may be served."""
-        if self.virtual:
-            return self.virtual == virtual
-        return self.provider.id == provider.id and self.pattern.fullmatch(model) is not None
-
-
 class Menu(msgspec.Struct, frozen=True):
     """A named list of models that the operator's keys serve, for some callers."""
 
     name: str
     applies_to: frozenset[tuple[str, str]]
     """Callers with their tenants; `*` is every caller, and an empty tenant every one of a caller's."""
-    lines: tuple[MenuLine, ...]
+    models: Mapping[str, frozenset[str]]
+    """Native ids, by the id of their provider."""
+    patterns: Mapping[str, re.Pattern[str]]
+    """What further native ids are allowed, by the id of their provider."""
+    virtual: frozenset[str]
+    """Virtual models, which open no other way to what they stand for."""
 
     def is_for(self, caller: Caller) -> bool:
         """Tell whether it applies to a caller."""
         return not self.applies_to.isdisjoint({("*", ""), (caller.name, ""), (caller.name, caller.tenant)})
+
+    def allows(self, provider: Provider, model: str, virtual: str) -> bool:
+        """Tell whether a native id of a provider, asked for by a *virtual* name or none, may be served."""
+        if virtual in self.virtual or model in self.models.get(provider.id, ()):
+            return True
+        pattern = self.patterns.get(provider.id)
+        return pattern is not None and pattern.fullmatch(model) is not None
 
 
 class VirtualModel(msgspec.Struct, frozen=True):
@@ -89,17 +83,16 @@ class Operator(msgspec.Struct, frozen=True):
     def menu_with(self, caller: Caller, provider: Provider, model: str, virtual: str = "") -> str:
         """Return the first menu that applies to a caller and has a provider's native id; empty if none has it."""
         for menu in self.menus:
-            if menu.is_for(caller) and any(line.allows(provider, model, virtual) for line in menu.lines):
+            if menu.is_for(caller) and menu.allows(provider, model, virtual):
                 return menu.name
         return ""
 
-    def listing(self, caller: Caller, model: str) -> tuple[Provider, ...]:
-        """Return the providers under which menus that apply to a caller list exactly this id, sorted by id."""
-        listed = {
-            line.provider.id: line.provider
-            for menu in self.menus
-            if menu.is_for(caller)
-            for line in menu.lines
-            if line.model == model
-        }
-        return tuple(listed[id_] for id_ in sorted(listed))
+    def listing(self, caller: Caller, model: str) -> frozenset[str]:
+        """Return the ids of the providers under which menus that apply to a caller list exactly this id."""
+        menus = (menu for menu in self.menus if menu.is_for(caller))
+        return frozenset(id_ for menu in menus for id_, models in menu.models.items() if model in models)
+
+    def listed(self, caller: Caller, provider: Provider) -> list[str]:
+        """Return the ids of a provider that menus that apply to a caller list, sorted."""
+        menus = (menu for menu in self.menus if menu.is_for(caller))
+        return sorted({model for menu in menus for model in menu.models.get(provider.id, ())})

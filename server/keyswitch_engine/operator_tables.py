@@ -16,13 +16,13 @@ from keyswitch_engine.credential import Credential
 from keyswitch_engine.decision import clean_model, native_model
 from keyswitch_engine.errors import InvalidRequest, RequestError
 from keyswitch_engine.keyring import check_kind
-from keyswitch_engine.operator import Menu, MenuLine, Operator, VirtualModel
+from keyswitch_engine.operator import Menu, Operator, VirtualModel
 from keyswitch_engine.overrides import overridden, with_routing
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry, RegistryError
 from keyswitch_engine.routing_preferences import Preferences
 
-__all__ = ["MenuTable", "OperatorTables", "PolicyTable", "VirtualModelTable", "govern"]
+__all__ = ["MenuTable", "OperatorTables", "PolicyTable", "VirtualModelTable", "govern", "quoted", "setting_of_key"]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +85,7 @@ def _provider(registry: Registry, setting: str, name: str) -> Provider:
     """Return the provider that a setting names."""
     provider = registry.find(name)
     if provider is None:
-        raise RegistryError(f"{setting}: {name!r} is no provider")
+        raise RegistryError(f"{setting}: {quoted(name)} is no provider")
     return provider
 
 
@@ -93,7 +93,7 @@ def _keys(registry: Registry, platform_keys: Mapping[str, Credential]) -> Iterat
     """Check the operator's keys: each is of a kind that its provider takes, and no provider has two."""
     owners: dict[str, str] = {}
     for name, credential in platform_keys.items():
-        setting = f"platform_keys.{name}"
+        setting = setting_of_key(name)
         provider = _provider(registry, setting, name)
         try:
             check_kind(provider, credential, setting)
@@ -153,49 +153,80 @@ def _menu(
             raise RegistryError(f"{setting}.applies_to[{number}]: expected '*', a caller, or caller/tenant")
         caller, _, tenant = who.partition("/")
         applies_to.add((caller, tenant))
-    lines = []
+    models: dict[str, set[str]] = {}
+    patterns: dict[str, list[str]] = {}
+    virtual_names: set[str] = set()
     for number, text in enumerate(table.models):
         where = f"{setting}.models[{number}]"
-        line = _line(registry, virtual, where, text)
-        if line.provider.id not in keys:
-            raise RegistryError(f"{where}: there is no platform key for {line.provider.id}")
-        lines.append(line)
-    return Menu(name, frozenset(applies_to), tuple(lines))
+        owner, slash, rest = text.partition("/")
+        named = virtual.get(text) or virtual.get(rest)
+        if named is not None and (not slash or named.provider is registry.find(owner)):
+            provider = named.provider
+            virtual_names.add(named.name)
+        else:
+            provider = _owner(registry, where, owner, rest)
+            if _WILD.search(rest):
+                patterns.setdefault(provider.id, []).append(_pattern(provider, rest, text))
+            else:
+                models.setdefault(provider.id, set()).update(_natives(registry, provider, where, rest, text))
+        if provider.id not in keys:
+            raise RegistryError(f"{where}: there is no platform key for {provider.id}")
+    return Menu(
+        name,
+        frozenset(applies_to),
+        {id_: frozenset(ids) for id_, ids in models.items()},
+        {id_: re.compile("|".join(texts)) for id_, texts in patterns.items()},
+        frozenset(virtual_names),
+    )
 
 
 _WILD = re.compile(r"[*?]")
 
 
-def _line(registry: Registry, virtual: Mapping[str, VirtualModel], where: str, text: str) -> MenuLine:
-    """Read one line of a menu."""
-    owner, slash, rest = text.partition("/")
-    named = virtual.get(text) or virtual.get(rest)
-    if named is not None and (not slash or named.provider is registry.find(owner)):
-        return MenuLine(named.provider, re.compile(re.escape(named.model)), virtual=named.name)
-    if not slash or not rest:
+def _owner(registry: Registry, where: str, owner: str, rest: str) -> Provider:
+    """Return the provider that a line of a menu names, by id, alias or token."""
+    if not rest:
         raise RegistryError(f"{where}: expected provider/model, or the name of a virtual model")
     provider = registry.find(owner) or registry.claims.vendor(owner)
     if provider is None:
-        raise RegistryError(f"{where}: {owner!r} is no provider")
-    if _WILD.search(rest):
-        return MenuLine(provider, _pattern(provider, rest, text))
+        raise RegistryError(f"{where}: {quoted(owner)} is no provider")
+    return provider
+
+
+def _natives(registry: Registry, provider: Provider, where: str, rest: str, text: str) -> set[str]:
+    """Return the native ids that a line without wildcards allows; some begin with their provider's own name."""
     try:
         native = native_model(registry, provider, clean_model(text if text in provider.models else rest)).id
     except RequestError as error:
         raise RegistryError(f"{where}: {error.message}") from error
-    return MenuLine(provider, _pattern(provider, native, text), model=native)
+    return {native} if provider.strip_own_prefix else {native, text}
 
 
-def _pattern(provider: Provider, rest: str, text: str) -> re.Pattern[str]:
-    """Return the pattern of native ids for the *rest* of a line, or its whole *text*.
+def _pattern(provider: Provider, rest: str, text: str) -> str:
+    """Return the pattern of the native ids that a line allows by its *rest*, or by all of its *text*.
 
     Some ids begin with their provider's own name, as `groq/compound` does: all may that keep it, else those listed.
     """
     whole = _wild(text)
     listed = [re.escape(model) for model in provider.models if re.fullmatch(whole, model)]
-    return re.compile("|".join([_wild(rest), *(listed if provider.strip_own_prefix else [whole])]))
+    return "|".join([_wild(rest), *(listed if provider.strip_own_prefix else [whole])])
 
 
 def _wild(text: str) -> str:
     """Return the regular expression of a text in which `*` stands for anything and `?` for one character."""
     return re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+_TOO_SHORT = 7
+"""Characters that no key is made of."""
+
+
+def quoted(name: str) -> str:
+    """Return a name for a message, unless it could be a key in the wrong place."""
+    return repr(name) if _NAME.fullmatch(name) or len(name) <= _TOO_SHORT else "this"
+
+
+def setting_of_key(name: str) -> str:
+    """Return the path of a key's setting for a message, likewise."""
+    return f"platform_keys.{name if _NAME.fullmatch(name) else '…'}"

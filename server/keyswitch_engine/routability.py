@@ -54,7 +54,7 @@ def _derived(registry: Registry, listed: Listed, model: str, keys: Keyring, call
     try:
         decision = decide(registry, listed.provider, model, keys, caller)
     except RequestError as error:
-        if error.reason is not Reason.MISSING_CREDENTIAL or keys.named:
+        if error.reason is not Reason.MISSING_CREDENTIAL or keys.named or not registry.operator.byok:
             raise
         provider = find_provider(registry, error.provider)
         return Routability(listed, provider, native_model(registry, provider, model).id)

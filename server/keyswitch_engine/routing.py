@@ -41,7 +41,9 @@ def resolve(
     Raises:
         RequestError: it goes nowhere; the reason is one of the contract's for routing.
     """
-    return _resolve(registry, target, credentials, caller, lambda provider, values: _spoken(provider, target, values))
+    return _resolve(
+        registry, target, credentials, caller, lambda row, values: _spoken(row, target, values), generation=True
+    )
 
 
 def resolve_embeddings(
@@ -119,8 +121,13 @@ def _resolve(
     credentials: Sequence[ProviderCredential],
     caller: Caller,
     choose: Callable[[Provider, Mapping[str, str]], Surface[D]],
+    *,
+    generation: bool = False,
 ) -> Route[D]:
-    """Decide where *target* goes, on the surface that *choose* picks of the provider's."""
+    """Decide where *target* goes, on the surface that *choose* picks of the provider's.
+
+    What endpoints, virtual models and requests override is of generations alone.
+    """
     keyring = Keyring.of(registry, credentials, target.credential_label)
     if target.custom_endpoint is not None:
         decision, payment = _to_endpoint(registry, target, target.custom_endpoint)
@@ -131,7 +138,10 @@ def _resolve(
     provider, native = decision.provider, decision.model
     credential = payment.credential.credential
     values = parameters(provider, credential, target.region)
-    surface = _with_overrides(at_address(provider, choose(provider, values), values), native, target)
+    surface = at_address(provider, choose(provider, values), values)
+    if payment.source is CredentialSource.PLATFORM:
+        _check_operators_bill(target, native, surface)
+    surface = _with_overrides(surface, native, target) if generation else overridden(surface, native.id)
     reasons = (*decision.reasons, payment.reason)
     if surface.routing:
         reasons = (*reasons, f"the routing preferences are passed on to {provider.id} as they are")
@@ -165,6 +175,25 @@ def _payment(registry: Registry, decision: Decision, keyring: Keyring) -> _Payme
     return _own_payment(provider, brought[0], "credentials") if brought else _NOTHING
 
 
+def _check_operators_bill(target: Target, native: NativeModel, surface: Surface[D]) -> None:
+    """Refuse what could spend the operator's money on more than the model that a menu allows.
+
+    Options can name other models, paid extras and objects in the operator's account; wishes can undo those by which the
+    operator keeps to some hosts and prices.
+    """
+    if target.options_json.strip() not in ("", "{}"):
+        raise _not_on_the_bill("options", "target.options_json")
+    virtual = native.virtual.routing if native.virtual is not None else {}
+    for name in sorted(target.routing.keys() & (surface.routing.keys() | virtual.keys())):
+        raise _not_on_the_bill("preferences that the operator has set", f"target.routing.{name}")
+
+
+def _not_on_the_bill(what: str, field: str) -> RequestError:
+    """Return the refusal of what goes with keys of the caller's own only."""
+    message = f"{what} cannot be chosen on the operator's bill; send a key of your own"
+    return RequestError(Reason.PLATFORM_NOT_ALLOWED, message, field=field)
+
+
 def _own_payment(provider: Provider, own: OwnCredential, field: str) -> _Payment:
     """Return what the caller's own credential pays for."""
     check_kind(provider, own.credential, field)
@@ -182,6 +211,9 @@ def _to_endpoint(registry: Registry, target: Target, endpoint: CustomEndpoint) -
             )
     if not registry.operator.custom_endpoints:
         raise RequestError(Reason.DISABLED_BY_POLICY, "custom endpoints are switched off here", field=FIELD)
+    if not registry.operator.byok and not isinstance(endpoint.credential, NoCredential):
+        field = f"{FIELD}.credential"
+        raise RequestError(Reason.DISABLED_BY_POLICY, "bringing your own key is switched off here", field=field)
     provider = provider_at(endpoint)
     model = clean_model(endpoint.model, f"{FIELD}.model")
     if not model:

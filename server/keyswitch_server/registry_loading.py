@@ -12,7 +12,7 @@ from keyswitch_bridge.violations import Violations
 from keyswitch_engine import registry
 from keyswitch_engine.credential import Credential
 from keyswitch_engine.errors import RequestError
-from keyswitch_engine.operator_tables import govern
+from keyswitch_engine.operator_tables import govern, quoted, setting_of_key
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry, RegistryError
 
@@ -42,10 +42,10 @@ def _platform_keys(
 ) -> Iterator[tuple[str, Credential]]:
     """Read the operator's keys."""
     for name, place in settings.platform_keys.items():
-        setting = f"platform_keys.{name}"
+        setting = setting_of_key(name)
         provider = rows.find(name)
         if provider is None:
-            raise RegistryError(f"{setting}: {name!r} is no provider")
+            raise RegistryError(f"{setting}: {quoted(name)} is no provider")
         try:
             secret = _secret(setting, place)
         except RegistryError as error:

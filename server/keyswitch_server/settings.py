@@ -1,6 +1,7 @@
 """Settings of the server: one TOML file and the environment, each setting documented here.
 
-An explicit argument beats the environment, which beats the file, which beats the default. Every setting `name` is the
+An explicit argument beats the environment, which beats the file, which beats the default; tables whole, only the policy
+key by key. Every setting `name` is the
 environment variable `KEYSWITCH_NAME`, lists and tables as JSON. The environment is read nowhere else.
 """
 
@@ -17,8 +18,10 @@ from keyswitch_engine.egress import EgressPolicy
 from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable
 from keyswitch_engine.provider_file import schema_error
 from pydantic import Field
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -68,15 +71,36 @@ def _as(kind: type[_T]) -> pydantic.PlainValidator:
 
     def read(value: Any) -> _T:
         try:
-            if isinstance(value, str):  # a variable of the environment; pydantic decodes those of tables by name itself
-                return msgspec.json.decode(value, type=kind)
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
             raise ValueError(str(schema_error(error))) from None
-        except msgspec.DecodeError:
-            raise ValueError("must be a JSON object") from None
 
     return pydantic.PlainValidator(read)
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which the policy is JSON like every other table."""
+
+    def field_is_complex(self, field: FieldInfo) -> bool:
+        """Tell whether a variable is JSON."""
+        return field.annotation is PolicyTable or super().field_is_complex(field)
+
+
+class _File(TomlConfigSettingsSource):
+    """The file. What the environment has takes its place whole, lest menus or keys add up that were meant to be less.
+
+    The policy is merged key by key, since each key of it is a setting of its own.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], environment: EnvSettingsSource) -> None:
+        """Give way to *environment*."""
+        super().__init__(settings_cls)
+        self._environment = environment
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what the file sets, and the environment does not."""
+        taken = self._environment().keys() - {"policy"}
+        return {name: value for name, value in super().__call__().items() if name not in taken}
 
 
 class Settings(BaseSettings):
@@ -171,7 +195,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources; `.env` files and secret directories are none of them."""
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+        environment = _Environment(settings_cls)
+        return (init_settings, environment, _File(settings_cls, environment))
 
     @pydantic.field_validator("listen")
     @classmethod

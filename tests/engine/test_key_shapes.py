@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from keyswitch_engine.credential import ApiKey, ProviderCredential
+from keyswitch_engine.credential import ApiKey, PlatformConsent, ProviderCredential
+from keyswitch_engine.events import Billing
 from keyswitch_engine.key_shapes import key_warnings
+from keyswitch_engine.operator_tables import MenuTable, OperatorTables, govern
 from keyswitch_engine.registry import load
 from keyswitch_engine.route import Target
 from keyswitch_engine.routing import resolve
@@ -15,6 +17,16 @@ def wrong_key_warnings(provider: str, key: str) -> tuple[str, ...]:
     route = resolve(registry, Target(provider=provider, model="m"), [ProviderCredential(provider, ApiKey(Secret(key)))])
     assert key not in repr(route)
     return key_warnings(registry, route)
+
+
+def test_nothing_is_said_of_the_operators_key() -> None:
+    """Whose shape a key has is told to whoever brought it, and to nobody else."""
+    menus = {"all": MenuTable(("*",), ("openai/*",))}
+    key = ApiKey(Secret("".join(("sk-", "or-v1-", "0a" * 32))))
+    registry = govern(load(), OperatorTables(menus=menus), {"openai": key})
+    route = resolve(registry, Target(provider="openai", model="m"), [ProviderCredential("", PlatformConsent())])
+    assert route.billing is Billing.PLATFORM
+    assert key_warnings(registry, route) == ()
 
 
 def test_a_key_of_its_own_providers_shape_is_no_warning() -> None:

@@ -13,7 +13,7 @@ from keyswitch_engine.errors import DispatchError
 from keyswitch_engine.events import Billing, CredentialSource
 from keyswitch_engine.keyring import Keyring
 from keyswitch_engine.offers import offers
-from keyswitch_engine.operator import Caller, MenuLine
+from keyswitch_engine.operator import Caller
 from keyswitch_engine.operator_tables import MenuTable, OperatorTables, VirtualModelTable, govern
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
@@ -43,7 +43,10 @@ MODELS = st.one_of(
     st.builds("".join, st.tuples(st.sampled_from([*TOKENS, "Unknown", "@cf", ""]), st.sampled_from("/:"), BARE)),
     st.text(max_size=12),
 )
-TARGETS = st.builds(Target, provider=st.one_of(st.just(""), NAMES, st.text(max_size=6)), model=MODELS)
+OPTIONS = st.sampled_from(["", "", "", "{}", '{"models":["a"]}'])
+TARGETS = st.builds(
+    Target, provider=st.one_of(st.just(""), NAMES, st.text(max_size=6)), model=MODELS, options_json=OPTIONS
+)
 
 
 def owner(name: str) -> str:
@@ -100,19 +103,14 @@ def test_a_key_goes_to_its_own_provider_and_its_owner_pays(
         assert (route.credential_source, route.billing) == (CredentialSource.CALLER, Billing.BYOK)
     elif route.billing is Billing.PLATFORM:
         assert route.credential_source is CredentialSource.PLATFORM
+        assert target.options_json in ("", "{}")
         assert route.credential == ApiKey(Secret(f"platform-key-of-{route.provider.id}"))
         assert {"", route.provider.id} & set(consents)
-        assert any(
-            allowed(line, route, target) for menu in ROWS.operator.menus if menu.is_for(caller) for line in menu.lines
-        )
+        virtual = target.model.strip().rpartition("/")[2]
+        menus = [menu for menu in ROWS.operator.menus if menu.is_for(caller)]
+        assert any(menu.allows(route.provider, route.model, virtual) for menu in menus)
     else:
         assert (route.credential, route.credential_source) == (NoCredential(), CredentialSource.NONE)
-
-
-def allowed(line: MenuLine, route: Route[Any], target: Target) -> bool:
-    """Tell whether a line of a menu allows what a route leads to."""
-    virtual = target.model.strip() if target.model.strip() in ROWS.operator.virtual_models else ""
-    return line.allows(route.provider, route.model, virtual)
 
 
 @given(TARGETS, KEYS, CALLERS)

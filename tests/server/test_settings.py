@@ -25,6 +25,43 @@ def test_arguments_beat_the_environment_which_beats_the_file(
     )
 
 
+TABLES = """
+[platform_keys]
+openai = { env = "SOME_KEY" }
+[menus.wide]
+applies_to = ["*"]
+models = ["openai/*"]
+[policy]
+byok = false
+disabled_providers = ["groq"]
+"""
+
+
+def test_a_table_of_the_environment_takes_the_place_of_the_files(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Menus and keys of two sources do not add up: none at all, or fewer, are what the environment says."""
+    file = tmp_path / "keyswitch.toml"
+    file.write_text(TABLES)
+    narrow = '{"narrow": {"applies_to": ["*"], "models": ["openai/gpt-4o"]}}'
+    for menus, names in (("{}", []), (narrow, ["narrow"])):
+        monkeypatch.setenv("KEYSWITCH_MENUS", menus)
+        assert sorted(load(file).menus) == names
+    monkeypatch.setenv("KEYSWITCH_PLATFORM_KEYS", "{}")
+    assert load(file).platform_keys == {}
+
+
+def test_the_policy_is_merged_key_by_key(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment does not speak of stays forbidden."""
+    file = tmp_path / "keyswitch.toml"
+    file.write_text(TABLES)
+    monkeypatch.setenv("KEYSWITCH_POLICY", '{"custom_endpoints": false}')
+    policy = load(file).policy
+    assert (policy.byok, policy.custom_endpoints, policy.disabled_providers) == (False, False, ("groq",))
+    monkeypatch.setenv("KEYSWITCH_POLICY", '{"byok": true}')
+    assert (load(file).policy.byok, load(file).policy.disabled_providers) == (True, ("groq",))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

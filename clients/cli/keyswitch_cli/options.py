@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from keyswitch.v1 import credential_pb2
 from keyswitch_cli import credentials
 from keyswitch_cli.completion import complete_dialects, complete_models, complete_providers
 
-__all__ = ["Number", "read_credentials", "selection_options", "server_option", "timeout_option"]
+__all__ = ["Number", "config_option", "read_credentials", "selection_options", "server_option", "timeout_option"]
 
 _DAY = 86_400
 
@@ -38,6 +39,16 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
+
+
+def config_option(what: str) -> Callable[[Any], Any]:
+    """Return `--config`, a server's settings, for a command that decides as that server would; *what* it is for."""
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+        envvar="KEYSWITCH_CONFIG",
+        help=f"{what}  [env: KEYSWITCH_CONFIG]",
+    )
 
 
 def timeout_option(default: float) -> Callable[[Any], Any]:

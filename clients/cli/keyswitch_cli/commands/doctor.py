@@ -15,7 +15,7 @@ from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import known_providers
-from keyswitch_cli.options import server_option
+from keyswitch_cli.options import config_option, server_option
 from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
@@ -23,11 +23,7 @@ __all__ = ["command"]
 
 @click.command("doctor", cls=PrintingCommand)
 @server_option
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="A server's TOML file of settings, to compare with what it brings instead of the defaults.",
-)
+@config_option("A server's TOML file of settings, to compare with what it brings instead of the defaults.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(server: str, config: pathlib.Path | None, *, as_json: bool) -> int:
     """Compare what this installation and a server know of providers; exits 0 only if nothing differs.

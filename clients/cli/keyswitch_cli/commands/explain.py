@@ -6,6 +6,7 @@ import json
 import pathlib
 
 import click
+from click.core import ParameterSource
 from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client import Client
@@ -17,7 +18,7 @@ from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import Refused, decide
-from keyswitch_cli.options import read_credentials, selection_options
+from keyswitch_cli.options import config_option, read_credentials, selection_options
 from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
@@ -26,11 +27,7 @@ __all__ = ["command"]
 @click.command("explain", cls=PrintingCommand)
 @selection_options
 @click.option("--offline", is_flag=True, help="Decides in this process; no server is asked.")
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="With --offline: the server's TOML file of settings.",
-)
+@config_option("With --offline: the server's TOML file of settings.")
 @click.option("--body", is_flag=True, help="Shows the request that would be sent, without content and secrets.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(  # noqa: PLR0917 - click passes them by name
@@ -54,14 +51,21 @@ def command(  # noqa: PLR0917 - click passes them by name
     With --offline --json, prints provider, model, dialect, host, credential and billing, or an error with code, reason
     and message.
     """
-    if config is not None and not offline:
+    source = click.get_current_context().get_parameter_source("config")
+    if source is ParameterSource.COMMANDLINE and not offline:
         raise click.UsageError("--config belongs to --offline")
+    try:
+        keys = read_credentials(api_keys, credential_fields)
+    except click.UsageError as error:
+        if as_json:
+            _print_error("INVALID_ARGUMENT", "INVALID_REQUEST", error.message)
+        raise
     asked = Arguments(
         provider=provider,
         model=model,
         dialect=dialect,
         region=region,
-        credentials=read_credentials(api_keys, credential_fields),
+        credentials=keys,
         allow_platform=allow_platform,
         tenant=tenant,
     )
@@ -85,8 +89,7 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
         route = decide(request, config)
     except Refused as refused:
         if as_json:
-            error = {"code": refused.code, "reason": refused.reason, "message": refused.message}
-            print_line(json.dumps({"error": error}, ensure_ascii=False))
+            _print_error(refused.code, refused.reason, refused.message)
         else:
             print_line(f"error: {refused.reason}: {refused.message}", err=True)
         return exit_codes.of_rpc(refused.number, refused.reason)
@@ -95,6 +98,7 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
         if route.body_json:
             shown["body"] = json.loads(route.body_json)
         print_line(json.dumps(shown, ensure_ascii=False))
+        _print_warnings(route)
     else:
         _show(route)
     return 0
@@ -125,5 +129,15 @@ def _show(route: dispatch_service_pb2.Route) -> None:
     print_line(f"flags       {', '.join(f'{flag}={value}' for flag, value in sorted(route.compatibility.items()))}")
     if route.body_json:
         print_line(f"body        {route.body_json}")
+    _print_warnings(route)
+
+
+def _print_warnings(route: dispatch_service_pb2.Route) -> None:
+    """Print what looks wrong."""
     for warning in route.warnings:
         print_line(f"warning: {warning}", err=True)
+
+
+def _print_error(code: str, reason: str, message: str) -> None:
+    """Print an error for programs; the shape is stable."""
+    print_line(json.dumps({"error": {"code": code, "reason": reason, "message": message}}, ensure_ascii=False))

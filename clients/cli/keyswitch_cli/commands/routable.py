@@ -14,6 +14,7 @@ from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.completion import complete_providers
 from keyswitch_cli.inputs import read_file, read_stdin
 from keyswitch_cli.offline import checked_models
+from keyswitch_cli.options import config_option
 from keyswitch_cli.output import print_line
 
 if TYPE_CHECKING:
@@ -33,11 +34,7 @@ __all__ = ["command"]
     "granted, but no router's.",
 )
 @click.option("--tenant", default="", help="Whose menus apply.")
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="The server's TOML file of settings, for its menus and provider files.",
-)
+@config_option("The server's TOML file of settings, for its menus and provider files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(file: str, keyed: tuple[str, ...], tenant: str, config: pathlib.Path | None, *, as_json: bool) -> int:
     """Say where each model of a list leads; exits 1 if one leads nowhere.
