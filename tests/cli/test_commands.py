@@ -212,8 +212,9 @@ async def test_lists_are_made_for_pipes(server: ServerProcess) -> None:
     assert all(json.loads(line)["id"] for line in out.splitlines())
     code, out, _ = await run("explain", *ECHO, "--json", server=server)
     assert (code, json.loads(out)["routes"][0]["provider"]) == (0, "sandbox")
-    code, out, _ = await run("explain", *ECHO, server=server)
+    code, out, err = await run("explain", *ECHO, server=server)
     assert code == 0
+    assert "the server's providers are not those of this installation" in err  # its sandbox is elsewhere
     lines = out.splitlines()
     assert {"asked       sandbox/echo", "provider    sandbox", "credential  caller", "billing     BYOK"} <= set(lines)
     (flags,) = (line for line in lines if line.startswith("flags "))

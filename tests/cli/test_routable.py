@@ -122,3 +122,31 @@ async def test_the_offline_decision_knows_menus_and_consent(config: str) -> None
     assert (status, json.loads(out)["error"]["reason"]) == (4, "MISSING_CREDENTIAL")
     status, out, _ = await run(*asked, "--allow-platform", "-m", "gpt-4.1")
     assert (status, json.loads(out)["error"]["reason"]) == (64 + 9, "PLATFORM_NOT_ALLOWED")
+
+
+async def test_the_settings_can_be_named_by_the_environment(config: str, tmp_path: pathlib.Path) -> None:
+    """What decides in this process takes a server's settings from where the server does."""
+    (tmp_path / "list.txt").write_text("gpt-4o-mini\n")
+    env = {"KEYSWITCH_CONFIG": config}
+    status, out, _ = await run("explain", "--offline", "--json", "-m", "gpt-4o-mini", "--allow-platform", env=env)
+    assert (status, json.loads(out)["billing"]) == (0, "PLATFORM")
+    status, out, _ = await run("routable", str(tmp_path / "list.txt"), env=env)
+    assert out.startswith("menu ")
+
+
+async def test_without_own_keys_only_menus_resolve(tmp_path: pathlib.Path) -> None:
+    """Where callers may bring no keys, a model that would need one is the residual."""
+    (tmp_path / "keyswitch.toml").write_text(CONFIG + "[policy]\nbyok = false\n")
+    (tmp_path / "list.txt").write_text("gpt-4o-mini\nclaude-x\n")
+    status, out, _ = await run("routable", str(tmp_path / "list.txt"), "--config", str(tmp_path / "keyswitch.toml"))
+    assert (status, [line.split()[0] for line in out.splitlines()]) == (1, ["menu", "residual", "1"])
+    assert "switched off" in out
+
+
+async def test_a_malformed_key_is_told_to_programs_too() -> None:
+    """With --json an error is an object on standard output, and what was pasted is not in it."""
+    status, out, err = await run("explain", "--offline", "--json", "-m", "gpt-4o", "--api-key", "pasted-secret")
+    assert status == 2
+    error = json.loads(out)["error"]
+    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert "pasted-secret" not in out + err

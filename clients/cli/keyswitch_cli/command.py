@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-__all__ = ["Command", "PrintingCommand", "hide"]
+from keyswitch_cli.completion import built_in_rows
+
+__all__ = ["Command", "PrintingCommand", "RoutedCommand", "hide"]
 
 
 class Command(click.Command):
@@ -53,3 +55,14 @@ class PrintingCommand(Command):
         if sys.stdout is None:
             raise click.ClickException("standard output is closed")
         return super().invoke(ctx)
+
+
+class RoutedCommand(PrintingCommand):
+    """A command that names a provider; its help lists those of this installation."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the ids of the built-in providers, if the engine is installed here."""
+        rows = built_in_rows()
+        if rows is not None:
+            with formatter.section("Providers, whose default model serves where none is named"):
+                formatter.write_dl([(row.id, row.default_model or "-") for row in rows.providers.values()])

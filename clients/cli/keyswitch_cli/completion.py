@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from keyswitch_engine.registry import Registry
 
-__all__ = ["complete_api_keys", "complete_dialects", "complete_models", "complete_providers"]
+__all__ = ["built_in_rows", "complete_api_keys", "complete_dialects", "complete_models", "complete_providers"]
 
 
 def complete_providers(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Offer ids and aliases, each with the provider's name."""
-    rows = _registry()
+    rows = built_in_rows()
     names = [(name, provider.name) for name in rows.names if (provider := rows.find(name))] if rows else []
     return _items(names, incomplete)
 
 
 def complete_models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Offer the models that the provider given lists; without one, those of all, in a form that leads to theirs."""
-    rows = _registry()
+    rows = built_in_rows()
     if rows is None:
         return []
     if given := ctx.params.get("provider"):
@@ -42,7 +42,7 @@ def complete_models(ctx: click.Context, parameter: click.Parameter, incomplete: 
 
 def complete_dialects(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Offer the dialects that the provider given speaks, the first one first; without one, all."""
-    rows = _registry()
+    rows = built_in_rows()
     if rows is None:
         return []
     given = ctx.params.get("provider")
@@ -55,11 +55,11 @@ def complete_api_keys(ctx: click.Context, parameter: click.Parameter, incomplete
     """Offer what stands before the equals sign, and nothing of what follows it."""
     if "=" in incomplete:
         return []
-    rows = _registry()
+    rows = built_in_rows()
     return _items([(f"{name}=", "") for name in rows.names] if rows else [], incomplete)
 
 
-def _registry() -> Registry | None:
+def built_in_rows() -> Registry | None:
     """Return the built-in rows; None if there are none to be had here, for then there is nothing to offer."""
     try:
         from keyswitch_engine import registry  # noqa: PLC0415 - costs more than all else here

@@ -10,11 +10,13 @@ import click
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import registry_service_pb2
 
+from keyswitch_cli.completion import built_in_rows
+
 if TYPE_CHECKING:
     from keyswitch_engine.registry import Registry
     from keyswitch_engine.routability import Routability
 
-__all__ = ["Refused", "checked_models", "decide", "known_providers"]
+__all__ = ["Refused", "checked_models", "decide", "known_providers", "note_difference"]
 
 
 class Refused(Exception):
@@ -80,6 +82,14 @@ def checked_models(
         return [routability(rows, Listed(**entry), keyed, caller) for entry in entries]
     except RequestError as error:
         raise click.UsageError(f"--keyed: {error.message}") from None
+
+
+def note_difference(fingerprint: str) -> None:
+    """Say so on standard error if a server with this *fingerprint* knows other providers; it is the one to decide."""
+    rows = built_in_rows()
+    if rows is not None and rows.fingerprint != fingerprint:
+        note = "the server's providers are not those of this installation, and it decides; `keyswitch doctor` compares"
+        click.echo(f"note: {note}", err=True)
 
 
 def _registry(config: pathlib.Path | None) -> Registry:

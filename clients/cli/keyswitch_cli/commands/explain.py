@@ -15,16 +15,16 @@ from keyswitch_client.enums import value_name
 from keyswitch_client.requests import GenerateArguments, build
 
 from keyswitch_cli import exit_codes
-from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.command import RoutedCommand
 from keyswitch_cli.failures import rpc_failures
-from keyswitch_cli.offline import Refused, decide
+from keyswitch_cli.offline import Refused, decide, note_difference
 from keyswitch_cli.options import config_option, read_credentials, selection_options
 from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
 
 
-@click.command("explain", cls=PrintingCommand)
+@click.command("explain", cls=RoutedCommand)
 @selection_options
 @click.option("--offline", is_flag=True, help="Decides in this process; no server is asked.")
 @config_option("With --offline: the server's TOML file of settings.")
@@ -75,11 +75,13 @@ def command(  # noqa: PLR0917 - click passes them by name
         return _offline(request, config, as_json=as_json)
     with rpc_failures(), Client(server) as client:
         response = client.explain(**asked, include_body=body)
+        fingerprint = client.registry_info().fingerprint
     if as_json:
         print_line(json_format.MessageToJson(response, indent=None))
         return 0
     for route in response.routes:
         _show(route)
+    note_difference(fingerprint)
     return 0
 
 

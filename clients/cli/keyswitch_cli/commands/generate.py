@@ -12,7 +12,7 @@ from keyswitch_client.arguments import Arguments
 from keyswitch_client.enums import value_name
 
 from keyswitch_cli import credentials
-from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.command import RoutedCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.inputs import read_file, read_stdin
 from keyswitch_cli.options import Number, read_credentials, selection_options, timeout_option
@@ -24,7 +24,7 @@ _TIMES = ("connect_time", "first_token_time", "total_time")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "max")
 
 
-@click.command("generate", cls=PrintingCommand)
+@click.command("generate", cls=RoutedCommand)
 @click.argument("prompt", required=False)
 @selection_options
 @click.option("-f", "--file", metavar="FILE", help="Reads the prompt from a file; - is standard input.")
