@@ -13,7 +13,8 @@ import time
 
 import msgspec
 from keyswitch_engine import registry
-from keyswitch_engine.credential import ApiKey, ProviderCredential
+from keyswitch_engine.credential import ApiKey, PlatformConsent, ProviderCredential
+from keyswitch_engine.operator_tables import MenuTable, OperatorTables, govern
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Target
@@ -22,15 +23,16 @@ from keyswitch_engine.secret import Secret
 
 __all__ = ["main"]
 
-ROUNDS, CALLS, LARGE = 9, 2000, 1000
+ROUNDS, CALLS, LARGE, MENU_LINES = 9, 2000, 1000, 1500
 REQUESTS = {
     "provider and model": (Target(provider="groq", model="openai/gpt-oss-120b"), ("groq",)),
     "vendor's model": (Target(model="anthropic/claude-sonnet-4.5"), ("anthropic",)),
     "vendor's model, router's key": (Target(model="anthropic/claude-sonnet-4.5"), ("openrouter",)),
     "bare model, four keys": (Target(model="gpt-4o-mini"), ("openai", "anthropic", "groq", "openrouter")),
     "single key": (Target(), ("openrouter",)),
+    "operator's bill, long menu": (Target(model="anthropic/claude-sonnet-4.5"), ("",)),
 }
-"""What is asked, and for which providers a key comes."""
+"""What is asked, and for which providers a key comes; for the empty one a consent to the operator's."""
 KEYS = {"openrouter": "sk-or-v1-" + "0" * 64, "anthropic": "sk-ant-" + "0" * 32, "groq": "gsk_" + "0" * 52}
 """Keys in the shapes of their providers, since others lead to a search for whose they are."""
 
@@ -51,13 +53,16 @@ def enlarged(rows: Registry) -> Registry:
     """Return a registry of a thousand providers that has the given ones in it."""
     copies = (renamed(row, number) for number in itertools.count(1) for row in rows.providers.values())
     return Registry(
-        itertools.islice(itertools.chain(rows.providers.values(), copies), LARGE), fingerprint=rows.fingerprint
+        itertools.islice(itertools.chain(rows.providers.values(), copies), LARGE), rows.fingerprint, rows.operator
     )
 
 
 def microseconds(rows: Registry, target: Target, keyed: tuple[str, ...]) -> float:
     """Return what one decision costs."""
-    credentials = [ProviderCredential(name, ApiKey(Secret(KEYS.get(name, "sk-" + "0" * 48)))) for name in keyed]
+    credentials = [
+        ProviderCredential(name, ApiKey(Secret(KEYS.get(name, "sk-" + "0" * 48))) if name else PlatformConsent())
+        for name in keyed
+    ]
     found = []
     for _ in range(ROUNDS):
         begin = time.perf_counter()
@@ -69,7 +74,10 @@ def microseconds(rows: Registry, target: Target, keyed: tuple[str, ...]) -> floa
 
 def main() -> None:
     """Measure and print."""
-    small = registry.load()
+    lines = tuple(f"{name}/model-{number}" for name in ("anthropic", "openai") for number in range(MENU_LINES // 2))
+    tables = OperatorTables(menus={"long": MenuTable(("*",), (*lines, "anthropic/claude-sonnet-*"))})
+    key = ApiKey(Secret("the-operators"))
+    small = govern(registry.load(), tables, {"anthropic": key, "openai": key})
     large = enlarged(small)
     print(f"{'one decision among':30} {len(small.providers):>8} {len(large.providers):>8}   ratio")
     for name, (target, keyed) in REQUESTS.items():
