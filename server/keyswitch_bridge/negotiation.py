@@ -6,6 +6,7 @@ clients it still understands, and what a client may count on.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -43,6 +44,8 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 The commit that builds something adds its line, without any where nothing of the contract is meant.
 """
 
+_REMEMBERED = 64
+"""User agents, of which few come, and come again with every call."""
 _CLIENT = re.compile(r"(?:^|\s)keyswitch-python/([0-9][0-9A-Za-z.+-]{0,63})")
 _RELEASE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
 
@@ -56,17 +59,23 @@ def is_older(version: str, minimum: str) -> bool:
     return given is not None and needed is not None and given < needed
 
 
+@functools.lru_cache(_REMEMBERED)
+def _too_old(user_agent: str) -> str:
+    """Return the version of our client library that a user agent names, if it is too old; empty if it is not."""
+    client = _CLIENT.search(user_agent)
+    return client[1] if client is not None and is_older(client[1], MIN_CLIENT_VERSION) else ""
+
+
 def refuse_old_client(user_agent: str) -> None:
     """Refuse a client library of ours that is too old to be understood; others do not say what they know.
 
     Raises:
         DispatchError: it is; the reason is `CLIENT_TOO_OLD`.
     """
-    client = _CLIENT.search(user_agent)
-    if client is not None and is_older(client[1], MIN_CLIENT_VERSION):
+    if too_old := _too_old(user_agent):
         raise DispatchError(
             Reason.CLIENT_TOO_OLD,
-            f"the client library is version {client[1]}, this server needs {MIN_CLIENT_VERSION} or newer: "
+            f"the client library is version {too_old}, this server needs {MIN_CLIENT_VERSION} or newer: "
             "upgrade the client's package keyswitch",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import secrets
 from typing import Final
 
@@ -27,4 +27,4 @@ class Fingerprints:
         if not values:
             return ""
         told_apart = b"".join(b"%d:%b" % (len(value), value) for value in values)  # `a` and `bc` are not `ab` and `c`
-        return hmac.digest(self._secret, told_apart, "sha256")[:_BYTES].hex()
+        return hashlib.blake2b(told_apart, key=self._secret, digest_size=_BYTES).hexdigest()

@@ -155,7 +155,10 @@ def client_left(error: BaseException) -> bool:
 
 def _user_agent(context: Context) -> str:
     """Return what a client says it is; empty if it does not say."""
-    return next((str(value) for key, value in context.invocation_metadata() or () if key == "user-agent"), "")
+    for key, value in context.invocation_metadata() or ():
+        if key == "user-agent":
+            return str(value)
+    return ""
 
 
 def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:
