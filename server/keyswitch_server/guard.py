@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 from keyswitch_bridge.negotiation import refuse_old_client
-from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
+from keyswitch_bridge.status import CODES, RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
 from keyswitch_server.logging import Logger, log_incident
@@ -106,7 +106,7 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 self._admit()
                 if negotiated:
-                    refuse_old_client(_user_agent(context))
+                    self._check_client(method, context)
                 return await behaviour(request if decode is None else _decoded(decode, request), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
@@ -129,6 +129,16 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._tasks.discard(task)
 
         return guarded
+
+    def _check_client(self, method: str, context: Context) -> None:
+        """Refuse a client that is too old, and let the operator know that there is one."""
+        try:
+            refuse_old_client(_user_agent(context))
+        except DispatchError as error:
+            self._log.info(
+                "call", method=method.rpartition("/")[2], code=CODES[error.reason].name, reason=error.reason.value
+            )
+            raise
 
     async def _incident(self, method: str, context: Context, error: BaseException) -> NoReturn:
         """Log a bug of ours by its type and places, and end the call with its id."""

@@ -222,6 +222,7 @@ async def test_a_client_that_is_too_old_is_told_so(server: ServerProcess, rpc: s
     assert reason_of(raised.value) == "CLIENT_TOO_OLD"
     assert "0.0.9" in (raised.value.details() or "")
     assert "0.1.0" in (raised.value.details() or "")
+    assert '"reason":"CLIENT_TOO_OLD"' in server.log.read_text()  # for the operator to see
     metadata = dict(raised.value.trailing_metadata() or ())
     detail = status_pb2.Status.FromString(metadata["grpc-status-details-bin"]).details[1]
     assert json_format.MessageToDict(CONTRACT.message("DispatchFailure").FromString(detail.value))["reason"] == 37
