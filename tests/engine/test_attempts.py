@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -79,7 +80,9 @@ ANSWERS = says(lambda: web.json_response(WHOLE))
 
 async def whole(dispatcher: Dispatcher, runner: Runner, *calls: GenerationCall, **plan: Any) -> list[Event]:
     log = AttemptLog()
-    asked = Plan(calls=calls, **{"max_attempts": 2} | plan)
+    first, *fallbacks = calls
+    later = tuple(functools.partial(msgspec.structs.replace, fallback) for fallback in fallbacks)
+    asked = Plan(call=first, fallbacks=later, **{"max_attempts": 2} | plan)
     return await runner.run(asked, log, lambda call: dispatcher.generate(call, log))
 
 
@@ -170,7 +173,7 @@ async def test_a_later_start_replaces_an_earlier_one(dispatcher: Dispatcher) -> 
 
     log = AttemptLog()
     async with http_provider(Provider(begins, goes_on).answer) as url:
-        plan = Plan(calls=(call(url, stream=True),), max_attempts=2)
+        plan = Plan(call=call(url, stream=True), max_attempts=2)
         await Runner(dispatcher.fingerprints).run(plan, log, lambda call: dispatcher.stream(call, sink, log))
     starts = [(number, event) for number, event in enumerate(seen) if isinstance(event, Started)]
     assert [(number, event.response_id, event.attempt) for number, event in starts] == [
@@ -207,7 +210,7 @@ async def test_a_hedge_goes_on_where_the_first_try_fails(dispatcher: Dispatcher)
     provider = Provider(first, second)
     log = AttemptLog()
     async with http_provider(provider.answer) as url:
-        plan = Plan(calls=(call(url),), max_attempts=3, hedge_after=0.05)
+        plan = Plan(call=call(url), max_attempts=3, hedge_after=0.05)
         events = await Runner(dispatcher.fingerprints).run(plan, log, attempt)
     assert attempts(events) == [AttemptOutcome.FAILED, AttemptOutcome.SUCCEEDED]
     assert len(provider.times) == 2
@@ -267,7 +270,7 @@ async def test_a_bug_in_a_hedged_try_is_told_as_itself(dispatcher: Dispatcher) -
         raise LookupError("a bug")
 
     begun = asyncio.Event()
-    plan = Plan(calls=(call("http://127.0.0.1:9"),), max_attempts=2, hedge_after=0.01)
+    plan = Plan(call=call("http://127.0.0.1:9"), max_attempts=2, hedge_after=0.01)
     with pytest.raises(LookupError):
         await Runner(dispatcher.fingerprints).run(plan, AttemptLog(), attempt)
     assert ended == ["first"]
@@ -295,7 +298,7 @@ async def test_embeddings_are_not_repeated_once_one_request_was_answered(
             route=route, texts=2, limits=TimeLimits(5, 5, 5, 10), received_at=asyncio.get_running_loop().time(),
             requests=surface.dialect.requests(EmbeddingInput(("a", "b")), route.model, surface.profile, ""),
         )  # fmt: skip
-        plan = Plan(calls=(asked, asked), max_attempts=3, hedge_after=hedge_after)
+        plan = Plan(call=asked, fallbacks=(lambda: asked,), max_attempts=3, hedge_after=hedge_after)
         with pytest.raises(DispatchError) as raised:
             await Runner(dispatcher.fingerprints).run(plan, log, lambda call: embed(dispatcher, call, log))
     assert len(provider.times) == 2
