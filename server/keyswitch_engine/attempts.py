@@ -239,7 +239,7 @@ class _Target:
             cooling = self._runner.cooling(self._call)
             ready = resume if cooling is None else max(resume, cooling.until)
             free = ready <= now and (cooling is None or not cooling.probed)
-            if free and (failure is None or now < give_up):
+            if free and (now < give_up or (failure is None and cooling is None)):
                 if cooling is not None:
                     cooling.probe(now)
                 return cooling
