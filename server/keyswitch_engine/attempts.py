@@ -204,7 +204,7 @@ class _Target:
         finally:
             if probed is not None:
                 self._log.on_event = None
-                probed.end_probe()
+                probed.end_probe(self._loop.time())
 
     async def _once(self, attempt: Callable[[Any], Awaitable[R]]) -> R:
         """Try, and remember a rate limit for the calls that come after."""

@@ -7,7 +7,7 @@ caller, is not held up by it. Keys are known here by their fingerprints only.
 
     refused ──▶ calls wait ── time passed ──▶ one call probes ── it is answered ──▶ forgotten, and all go
                     ▲                            │
-                    └──────── refused again ─────┘   (ends otherwise: the next one probes)
+                    └──────── refused again ─────┘   (ends otherwise: another one probes)
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ MAX_WAITING: Final = 16
 
 _PROBE: Final = 2.0
 """Seconds after which a probe that was not refused lets the others go: refusals are quick, and answers need not be."""
+
+_PAUSE: Final = 0.5
+"""Seconds between two probes at least: without them, a row of calls whose time ends would be sent one after another."""
 
 _LINGER: Final = 10.0
 """Seconds for which a cool-down that has passed is kept where nobody waits, so that one call probes and not a burst."""
@@ -85,9 +88,10 @@ class CoolDown:
         self._passed = now >= self.until  # unless a call that was under way before was refused meanwhile
         self._tell()
 
-    def end_probe(self) -> None:
-        """Note that the probe is over; if it was neither answered nor refused, the next call probes."""
+    def end_probe(self, now: float) -> None:
+        """Note that the probe is over; if it was not answered, another call probes after a pause at least."""
         self._probed_since = None
+        self.until = max(self.until, now + _PAUSE)
         self._tell()
 
     async def wait(self, seconds: float) -> None:

@@ -147,14 +147,16 @@ async def test_a_target_that_hangs_leaves_the_others_their_share_of_the_time(dis
     """Each of three has a third of the time to begin to answer, the tries at it together; the last one has the rest."""
 
     async def hangs(request: web.Request) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+        await over.wait()
+        return refused(500)
 
+    over = asyncio.Event()
     provider = Provider(hangs, hangs, ANSWERS)
     async with http_provider(provider.answer) as url:
         asked = call(url, limits=TimeLimits(5, 1.5, 5, 1.5))
         runner = Runner(dispatcher.fingerprints)
         events = await whole(dispatcher, runner, asked, asked, asked, max_attempts=5, shares_time=True)
+        over.set()
     assert attempts(events) == [AttemptOutcome.FAILED, AttemptOutcome.FAILED, AttemptOutcome.SUCCEEDED]
     assert all(0.4 < gap < 0.75 for gap in provider.gaps)
 

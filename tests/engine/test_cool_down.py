@@ -60,7 +60,7 @@ def test_a_probe_that_is_answered_ends_the_cool_down() -> None:
         if refused_meanwhile:
             waiting.start(LIMITED, 106.0, 5.0)
         cooling.passed(106.0)
-        cooling.end_probe()
+        cooling.end_probe(106.0)
         assert (waiting.find(LIMITED, 106.0) is not None) == refused_meanwhile
 
 
@@ -75,6 +75,16 @@ def test_a_probe_without_any_word_lets_the_others_go_after_a_while() -> None:
     assert waiting.find(LIMITED, 107.0) is None
 
 
+def test_probes_are_not_sent_one_after_another() -> None:
+    """If a probe ends without a word about the limit, the next one follows half a second later."""
+    waiting = CoolDowns()
+    waiting.start(LIMITED, 100.0, 5.0)
+    cooling = found(waiting, LIMITED, 105.0)
+    cooling.probe(105.0)
+    cooling.end_probe(105.1)
+    assert (found(waiting, LIMITED, 105.1).until, cooling.probed) == (105.6, False)
+
+
 async def test_whoever_waits_hears_of_the_probe() -> None:
     """The end of a probe wakes everybody who waits, and nobody is counted who no longer does."""
     cooling = CoolDown()
@@ -83,7 +93,7 @@ async def test_whoever_waits_hears_of_the_probe() -> None:
     await asyncio.sleep(0)
     assert cooling.waiting == 3
     waits[0].cancel()
-    cooling.end_probe()
+    cooling.end_probe(1.0)
     async with asyncio.timeout(5):
         await asyncio.gather(*waits, return_exceptions=True)
     assert (cooling.waiting, cooling.probed) == (0, False)
