@@ -13,7 +13,7 @@ from attempting import ELSEWHERE, ROW, ask, fail, saw, told, tuned
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch.v1.target_pb2 import Target
-from keyswitch_client import AsyncClient, Started
+from keyswitch_client import AsyncClient, KeyswitchError, Started
 from keyswitch_client.requests import credential_messages
 from keyswitch_sandbox import Sandbox
 from support import EGRESS, ServerProcess, server_process
@@ -97,6 +97,34 @@ async def test_nothing_is_tried_after_the_first_block(
     )
     assert (error.retryable, len(error.receipt.attempts)) == (False, 1)
     assert (len(saw(sandbox, key)), len(saw(second, f"{key}-second"))) == (1, 0)
+
+
+@pytest.mark.parametrize("model", ["truncated", "reset", "bad-json", "stall-mid-stream"])
+async def test_nothing_is_tried_after_the_first_bytes_of_a_whole_answer(
+    caller: AsyncClient, sandbox: Sandbox, second: Sandbox, model: str
+) -> None:
+    """Nothing of it reached the caller, and yet it is billed."""
+    key = f"half-{model}"
+    limits = pb.GenerateRequest(limits={"idle_timeout": {"nanos": 300_000_000}})
+    error = await fail(caller, model, key, messages="a b c d", fallbacks=[ELSEWHERE], max_attempts=3, request=limits)
+    assert (error.retryable, len(error.receipt.attempts)) == (False, 1)
+    assert (len(saw(sandbox, key)), len(saw(second, f"{key}-second"))) == (1, 0)
+
+
+async def test_a_provider_that_hangs_is_left_for_a_fallback(
+    caller: AsyncClient, sandbox: Sandbox, second: Sandbox
+) -> None:
+    """A whole answer that has not begun in its target's share of the time is not waited for, unless a limit says so."""
+    answer = await ask(caller, "stall", "hangs", fallbacks=[ELSEWHERE], timeout=3.0)
+    assert told(answer.receipt) == [
+        ("FAILED", "FIRST_TOKEN_TIMEOUT", "sandbox", 0),
+        ("SUCCEEDED", "", "second", 200),
+    ]
+    await closed(sandbox, "hangs", 1)
+    limits = pb.GenerateRequest(limits={"first_token_timeout": {"seconds": 10}})
+    error = await fail(caller, "stall", "stays", fallbacks=[ELSEWHERE], timeout=1.5, request=limits)
+    assert (error.reason, len(error.receipt.attempts)) == ("TOTAL_TIMEOUT", 1)
+    assert not saw(second, "stays-second")
 
 
 PASSED_ON = ["bad-key", "not-permitted", "out-of-credit", "payment-required", "model-not-found", "context-overflow",
@@ -260,6 +288,24 @@ async def test_a_hedge_needs_a_second_attempt(client: AsyncClient, sandbox: Sand
     error = await fail(client, "echo", "contradiction", max_attempts=1, hedge_after=1.0)
     assert (error.reason, error.field) == ("INVALID_REQUEST", "limits.hedge_after")
     assert not saw(sandbox, "contradiction")
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [
+        ({"max_attempts": 1, "hedge_after": {"seconds": 1}}, "limits.hedge_after"),
+        ({"total_timeout": {"seconds": 100_000}}, "limits.total_timeout"),
+    ],
+)
+async def test_what_cannot_be_called_cannot_be_explained(
+    caller: AsyncClient, limits: dict[str, Any], field: str
+) -> None:
+    """An explanation refuses the limits that a call would refuse, in the same words."""
+    request = pb.GenerateRequest(limits=limits)
+    error = await fail(caller, "echo", "unexplained", request=request)
+    with pytest.raises(KeyswitchError) as explained:
+        await caller.explain(model="sandbox/echo", credentials={"sandbox": "k"}, messages="hi", request=request)
+    assert (explained.value.field, explained.value.message) == (error.field, error.message) == (field, error.message)
 
 
 @pytest.mark.parametrize(
