@@ -17,7 +17,7 @@ from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import Refused, decide
-from keyswitch_cli.options import read_credentials, selection_options
+from keyswitch_cli.options import fallback_option, read_credentials, selection_options
 from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
@@ -25,6 +25,7 @@ __all__ = ["command"]
 
 @click.command("explain", cls=PrintingCommand)
 @selection_options
+@fallback_option
 @click.option("--offline", is_flag=True, help="Decides in this process; no server is asked.")
 @click.option(
     "--config",
@@ -42,6 +43,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
     tenant: str,
+    fallbacks: tuple[str, ...],
     *,
     allow_platform: bool,
     offline: bool,
@@ -51,8 +53,8 @@ def command(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Say where a request would go, on whose key and bill, and why; nothing is sent to any provider.
 
-    With --offline --json, prints provider, model, dialect, host, credential and billing, or an error with code, reason
-    and message.
+    With --offline --json, prints provider, model, dialect, host, credential and billing, and likewise each of the
+    fallbacks if there are some, or an error with code, reason and message.
     """
     if config is not None and not offline:
         raise click.UsageError("--config belongs to --offline")
@@ -64,6 +66,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         credentials=read_credentials(api_keys, credential_fields),
         allow_platform=allow_platform,
         tenant=tenant,
+        fallbacks=fallbacks,
     )
     if offline:
         request = build(dispatch_service_pb2.ExplainRouteRequest, GenerateArguments(**asked))
@@ -82,7 +85,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.Path | None, *, as_json: bool) -> int:
     """Decide in this process and print the decision; return the exit status."""
     try:
-        route = decide(request, config)
+        route, *fallbacks = decide(request, config)
     except Refused as refused:
         if as_json:
             error = {"code": refused.code, "reason": refused.reason, "message": refused.message}
@@ -94,9 +97,12 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
         shown: dict[str, object] = {**_decision(route)}
         if route.body_json:
             shown["body"] = json.loads(route.body_json)
+        if fallbacks:
+            shown["fallbacks"] = [_decision(fallback) for fallback in fallbacks]
         print_line(json.dumps(shown, ensure_ascii=False))
     else:
-        _show(route)
+        for each in (route, *fallbacks):
+            _show(each)
     return 0
 
 
