@@ -78,6 +78,7 @@ class ExplainCall(msgspec.Struct, frozen=True):
     include_body: bool
     tenant: str = ""
     fallbacks: tuple[Target, ...] = ()
+    limits: RequestedLimits = RequestedLimits()
 
 
 def read_generate(message: GenerateMessage) -> GenerateCall:
@@ -118,8 +119,9 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
     refuse_unknown(message)
     found = Violations()
     generation = _generation(message, found)
+    limits = RequestedLimits()
     if message.HasField("limits"):
-        read_limits(message.limits, found, streamed=True)
+        limits, _ = read_limits(message.limits, found, streamed=True)
     call = ExplainCall(
         read_target(message.target, found),
         read_credentials(message.credentials, found),
@@ -127,6 +129,7 @@ def read_explain(message: pb.ExplainRouteRequest) -> ExplainCall:
         message.include_body,
         read_tenant(message.tenant, found),
         read_fallbacks(message.fallbacks, found),
+        limits,
     )
     found.check()
     return call

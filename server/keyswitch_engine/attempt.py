@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any, Final, Generic, NoReturn
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Generic, NoReturn
 
 import msgspec
 
@@ -30,6 +31,8 @@ _LONGEST_CODE: Final = 100
 class Call(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     """One call of a provider. Times are on the loop's clock."""
 
+    operation: ClassVar[str] = "other"
+    """What is asked for, which providers limit apart from other things."""
     route: Route[D]
     limits: TimeLimits
     received_at: float
@@ -48,6 +51,7 @@ class Call(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
 class GenerationCall(Call[Dialect], frozen=True, kw_only=True):
     """One generation."""
 
+    operation: ClassVar[str] = "generation"
     request: UpstreamRequest
     """As `write_request` wrote it."""
     coalesce_window: float = 0.0
@@ -60,6 +64,8 @@ class AttemptLog:
     def __init__(self) -> None:
         """Start with none."""
         self._attempts: list[RunningAttempt] = []
+        self.on_event: Callable[[], None] | None = None
+        """Called when a try has its first event."""
 
     def __len__(self) -> int:
         """Return how many tries have begun."""
@@ -83,8 +89,10 @@ class AttemptLog:
         self._attempts.append(attempt)
         return len(self._attempts)
 
-    def end_rivals(self, winner: RunningAttempt) -> None:
+    def began_to_answer(self, winner: RunningAttempt) -> None:
         """Cancel the tries that still run beside the one that has an event first; without hedging there are none."""
+        if self.on_event is not None:
+            self.on_event()
         for attempt in self._attempts:
             if attempt is not winner:
                 attempt.lose()
@@ -121,10 +129,10 @@ class RunningAttempt:
         self._request_id = label(request_id(answer.headers), self.secrets, _LONGEST_ID)
 
     def saw_event(self) -> None:
-        """Note when the answer began; from here on no other try of the call can answer it."""
-        if self.timing.first_event is None:
+        """Note when the answer began; from here on no other try of the call can answer it. One that has lost cannot."""
+        if self.timing.first_event is None and self._outcome is not AttemptOutcome.CANCELLED:
             self.timing.first_event = self._loop.time()
-            self._log.end_rivals(self)
+            self._log.began_to_answer(self)
 
     def lose(self) -> None:
         """End the try, if it still runs, because another one answers."""

@@ -23,6 +23,7 @@ from keyswitch_engine.egress import Answer, Egress, Timing
 from keyswitch_engine.errors import (
     DispatchError,
     InvalidRequest,
+    LimitExceeded,
     ProtocolError,
     Reason,
     RequestError,
@@ -123,7 +124,15 @@ class Dispatcher:
             attempt.fail(error)
 
     def _attempt(self, call: Call[D], log: AttemptLog | None) -> RunningAttempt:
-        """Begin a try."""
+        """Begin a try, unless the call's time is over: what is sent then is billed, and nobody is there to read it.
+
+        Raises:
+            LimitExceeded: it is.
+        """
+        if asyncio.get_running_loop().time() >= call.due:
+            error = LimitExceeded(Reason.TOTAL_TIMEOUT, "the time for the call was over before it could be sent")
+            error.provider, error.model = call.route.provider.id, call.route.model
+            raise error
         fingerprint = self.fingerprints.of(call.route.credential)
         return RunningAttempt(call, self._prices, fingerprint, AttemptLog() if log is None else log)
 

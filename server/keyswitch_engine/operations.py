@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import ClassVar
 
 import msgspec
 
@@ -33,6 +34,7 @@ MAX_PAGES, MAX_MODELS = 50, 50_000
 class EmbeddingCall(Call[EmbeddingDialect], frozen=True, kw_only=True):
     """Texts to embed."""
 
+    operation: ClassVar[str] = "embedding"
     requests: tuple[UpstreamRequest, ...]
     """As the protocol writes them; more than one only where it takes one text each."""
     texts: int
@@ -42,6 +44,7 @@ class EmbeddingCall(Call[EmbeddingDialect], frozen=True, kw_only=True):
 class CountCall(Call[TokenCounter], frozen=True, kw_only=True):
     """A conversation whose tokens are counted."""
 
+    operation: ClassVar[str] = "token counting"
     request: UpstreamRequest
     """As the counter writes it."""
 

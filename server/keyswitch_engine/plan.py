@@ -1,10 +1,11 @@
-"""A caller's plan: its target, then its fallbacks, all decided and written before anything is sent.
+"""A caller's plan: its target, then its fallbacks, all decided, and written to check them, before anything is sent.
 
 What is wrong with a fallback fails the call like what is wrong with the target, and names it: `fallbacks[0].model`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -15,7 +16,7 @@ from keyswitch_engine.events import Billing
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route, Target
 
-__all__ = ["Plan", "for_each", "plan_routes"]
+__all__ = ["Plan", "for_each", "plan_calls", "plan_routes"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -25,12 +26,16 @@ C = TypeVar("C")
 class Plan(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     """What to try, in order, and how often."""
 
-    calls: tuple[C, ...]
-    """One for the target, then one for each fallback."""
+    call: C
+    """The one for the target."""
+    fallbacks: tuple[Callable[[], C], ...] = ()
+    """What writes the call for each fallback when its turn comes; nobody holds all their bodies at a time."""
     max_attempts: int
     """Tries at one target, at least 1, hedges included."""
     hedge_after: float | None = None
     """Seconds without an event after which a try gets a rival at the same target; None for no hedging."""
+    shares_time: bool = False
+    """Whether a target has only its share of what is left of the time to begin to answer, while fallbacks are left."""
 
 
 def for_each(plan: Iterable[A], do: Callable[[A], B]) -> tuple[B, ...]:
@@ -70,6 +75,26 @@ def plan_routes(targets: Iterable[Target], resolve: Callable[[Target], Route[D]]
             raise error
         byok = byok or route.billing is Billing.BYOK
     return routes
+
+
+def plan_calls(routes: Iterable[Route[D]], write: Callable[[Route[D]], C]) -> tuple[C, tuple[Callable[[], C], ...]]:
+    """Write every call to check it; return the target's, and for each fallback what writes it again.
+
+    Raises:
+        RequestError: one of them cannot be written.
+    """
+    kept: list[C] = []
+    again: list[Callable[[], C]] = []
+
+    def check(route: Route[D]) -> None:
+        call = write(route)
+        if kept:
+            again.append(functools.partial(write, route))
+        else:
+            kept.append(call)
+
+    for_each(routes, check)
+    return kept[0], tuple(again)
 
 
 def _of_fallback(error: RequestError, place: str) -> RequestError:

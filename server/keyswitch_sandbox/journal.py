@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Entry", "Journal", "key_of"]
+__all__ = ["Entry", "Journal", "Tally", "key_of"]
 
 _KEYS = ("authorization", "cf-aig-authorization", "x-api-key", "x-goog-api-key", "api-key")
 
@@ -38,6 +38,25 @@ class Entry:
     pieces_sent: int = 0
     state: str = "open"
     """`open`, then `completed`, or `closed_by_client` if the client went away first."""
+
+
+class Tally:
+    """How often each key asked for each model; of the last 10,000 pairs of them."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self._counts: collections.OrderedDict[tuple[str, str], int] = collections.OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many pairs are remembered."""
+        return len(self._counts)
+
+    def count(self, model: str, key: str) -> int:
+        """Count a request, and return how many that makes."""
+        count = self._counts[model, key] = self._counts.pop((model, key), 0) + 1
+        if len(self._counts) > _KEEP:
+            self._counts.popitem(last=False)
+        return count
 
 
 class Journal:

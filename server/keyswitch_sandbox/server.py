@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 import gzip
 import itertools
@@ -19,7 +18,7 @@ from aiohttp import web
 from keyswitch_sandbox import operations
 from keyswitch_sandbox.dialects import find
 from keyswitch_sandbox.dialects.base import Dialect, Request
-from keyswitch_sandbox.journal import Entry, Journal, key_of
+from keyswitch_sandbox.journal import Entry, Journal, Tally, key_of
 from keyswitch_sandbox.replay import Recordings
 from keyswitch_sandbox.scenarios import Failure, Script, Wire, script
 
@@ -47,7 +46,7 @@ class Sandbox:
         self._port = port
         self._recordings = recordings
         self._numbers = itertools.count(1)
-        self._asked: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._asked = Tally()
         self._runner: web.AppRunner | None = None
         self.journal = Journal()
         self.listening = ""
@@ -129,10 +128,8 @@ class Sandbox:
         if not key:
             return await sender.error(Failure.BAD_KEY, "")
         name = request.model.removeprefix(_PREFIX)
-        if request.tuning.times:
-            self._asked[name, key] += 1
-            if self._asked[name, key] > request.tuning.times:
-                name = "echo"
+        if request.tuning.times and self._asked.count(name, key) > request.tuning.times:
+            name = "echo"
         made = script(name, request.conversation, request.tuning)
         if made is None:
             return await sender.error(Failure.MODEL_NOT_FOUND, key)

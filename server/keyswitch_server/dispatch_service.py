@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypedDict, TypeVar
 
 import grpc
@@ -33,7 +33,8 @@ from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Viola
 from keyswitch_engine.events import AttemptOutcome, Event, Finished
 from keyswitch_engine.operations import CountCall, EmbeddingCall, count_tokens, embed, list_models
 from keyswitch_engine.operator import Caller
-from keyswitch_engine.plan import Plan, for_each, plan_routes
+from keyswitch_engine.plan import Plan, plan_calls, plan_routes
+from keyswitch_engine.provider import D
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
@@ -72,7 +73,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """
         self._registry = registry
         self._dispatcher = dispatcher
-        self._runner = Runner(dispatcher.fingerprints)
+        self._runner = Runner(dispatcher.fingerprints, max_waiting=max_calls // 2)
         self._limits = limits
         self._max_total = max_total
         self._max_attempts = max_attempts
@@ -115,7 +116,10 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Context) -> pb.ExplainRouteResponse:
         """Say where a request would go."""
-        return explain_message(self._registry(), read_explain(request))
+        asked = read_explain(request)
+        self._bounded(asked.limits, streamed=True)
+        self._tries(asked.limits)
+        return explain_message(self._registry(), asked)
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Turn texts into vectors."""
@@ -132,7 +136,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
                 requests = speaking.dialect.requests(given, route.model, speaking.profile, route.options_json)
                 return EmbeddingCall(route=route, requests=requests, texts=len(given.texts), **shared)
 
-            plan = self._plan(for_each(routes, written), asked.limits)
+            plan = self._plan(routes, written, asked.limits)
             await commit(context)
             embedded = await self._runner.run(plan, log, lambda call: embed(self._dispatcher, call, log))
             line.finished(embedded.finished)
@@ -158,7 +162,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
                 counted = await count_tokens(self._dispatcher, call, log)
                 return pb.CountTokensResponse(input_tokens=counted, resolved_model=call.route.model)
 
-            return await self._runner.run(self._plan(for_each(routes, written), limits), log, count)
+            return await self._runner.run(self._plan(routes, written, limits), log, count)
 
     async def ListProviderModels(
         self, request: pb.ListProviderModelsRequest, context: Context
@@ -205,8 +209,11 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             raise
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._broken_off():
-                line.failed(stopped())
-            elif isinstance(error, asyncio.CancelledError) or client_left(error):
+                broken_off = stopped()
+                broken_off.attempts = line.attempts.lines()
+                line.failed(broken_off)
+                raise broken_off from None
+            if isinstance(error, asyncio.CancelledError) or client_left(error):
                 line.ended("CANCELLED")
             else:
                 line.ended("INTERNAL")
@@ -227,14 +234,34 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             body = write_request(route, asked.generation, stream=streamed)
             return GenerationCall(route=route, request=body, coalesce_window=asked.coalesce_window, **shared)
 
-        return self._plan(for_each(routes, written), asked.limits)
+        return self._plan(routes, written, asked.limits, streamed=streamed)
 
-    def _plan(self, calls: tuple[C, ...], asked: RequestedLimits) -> Plan[C]:
-        """Return what to try, and how often."""
+    def _plan(
+        self,
+        routes: Iterable[Route[D]],
+        write: Callable[[Route[D]], C],
+        asked: RequestedLimits,
+        *,
+        streamed: bool = False,
+    ) -> Plan[C]:
+        """Return what to try, and how often. Nothing of a whole answer may come early, so targets share the time."""
+        most = self._tries(asked)
+        call, fallbacks = plan_calls(routes, write)
+        shares = not streamed and asked.first_token is None
+        return Plan(
+            call=call, fallbacks=fallbacks, max_attempts=most, hedge_after=asked.hedge_after, shares_time=shares
+        )
+
+    def _tries(self, asked: RequestedLimits) -> int:
+        """Return how often one target is tried.
+
+        Raises:
+            InvalidRequest: that is once, and there is to be a hedge.
+        """
         most = asked.max_attempts or self._max_attempts
         if asked.hedge_after is not None and most < 2:  # noqa: PLR2004 - the first one and its rival
             raise InvalidRequest([Violation("limits.hedge_after", "a hedge is a second attempt; allow at least 2")])
-        return Plan(calls=calls, max_attempts=most, hedge_after=asked.hedge_after)
+        return most
 
     def _shared(
         self, asked: RequestedLimits, caller: Caller, context: Context, line: _Line, *, streamed: bool = False
@@ -248,7 +275,11 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         )
 
     def _bounded(self, asked: RequestedLimits, *, streamed: bool) -> TimeLimits:
-        """Return the limits in force. A whole answer begins when it is complete, so no default bounds its beginning."""
+        """Return the limits in force. A whole answer begins when it is complete, so no default bounds its beginning.
+
+        Raises:
+            InvalidRequest: one of them is longer than the operator allows.
+        """
         defaults = self._limits
         if asked.total is not None and asked.total > self._max_total:
             raise InvalidRequest([Violation("limits.total_timeout", f"at most {self._max_total:g} seconds here")])
@@ -286,6 +317,7 @@ class _Line:
         self._fields: dict[str, Any] = {}
         self.received_at = self._loop.time()
         self.routes: tuple[Route[Any], ...] = ()
+        self._failed_at = ("", "")
         self.attempts = AttemptLog()
 
     def finished(self, event: Event) -> None:
@@ -308,12 +340,14 @@ class _Line:
             "upstream_status": error.upstream_status,
             "upstream_request_id": error.upstream_request_id,
         }
+        self._failed_at = (error.provider, error.model)
         self.ended(CODES[error.reason].name)
 
     def ended(self, code: str) -> None:
         """Log how the call ended."""
         fields = self._fields | {"attempts": len(self.attempts) or None}
-        route = self.attempts.route or next(iter(self.routes), None)
+        blamed = (route for route in self.routes if (route.provider.id, route.model) == self._failed_at)
+        route = next(blamed, None) or self.attempts.route or next(iter(self.routes), None)
         if route is not None:
             fields |= {"provider": route.provider.id, "model": route.model, "dialect": route.surface.dialect.name}
         duration = round((self._loop.time() - self.received_at) * 1000, 1)

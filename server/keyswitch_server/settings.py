@@ -158,7 +158,11 @@ class Settings(BaseSettings):
         description="What is switched off: `byok` or `custom_endpoints` if false, and the `disabled_providers`.",
     )
     connect_timeout: _Seconds = Field(10.0, description="Seconds until a connection to a provider is usable.")
-    first_token_timeout: _Seconds = Field(120.0, description="Seconds until a provider begins to answer.")
+    first_token_timeout: _Seconds = Field(
+        120.0,
+        description="Seconds until a provider begins to answer a stream. A whole answer has all of the time, and with "
+        "fallbacks left its target's share of that.",
+    )
     idle_timeout: _Seconds = Field(60.0, description="Seconds of silence in the middle of an answer.")
     total_timeout: _Seconds = Field(600.0, description="Seconds for a whole call that has no deadline of its own.")
     max_total_timeout: _Seconds = Field(3600.0, description="Seconds that no call exceeds, whatever it asks for.")

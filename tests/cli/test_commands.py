@@ -241,6 +241,25 @@ async def test_a_route_is_decided_offline(arguments: tuple[str, ...], decision: 
     assert (code, json.loads(out)) == (0, dict(zip(names, decision, strict=True)))
 
 
+async def test_fallbacks_are_explained_too(server: ServerProcess) -> None:
+    """Where a request would go on is told in order, by a server and offline, in words and as JSON."""
+    arguments = ("-m", "groq/a", "--api-key", "groq=k", "--fallback", "groq/b", "--fallback", "groq/c")
+    code, asked, _ = await run("explain", *arguments, server=server)
+    assert (code, [line for line in asked.splitlines() if line.startswith("asked")]) == (
+        0, ["asked       groq/a", "asked       groq/b", "asked       groq/c"],
+    )  # fmt: skip
+    assert (await run("explain", "--offline", *arguments))[:2] == (0, asked)
+    code, out, _ = await run("explain", "--offline", "--json", *arguments)
+    shown = json.loads(out)
+    assert (code, shown["model"], [each["model"] for each in shown["fallbacks"]]) == (0, "groq/a", ["groq/b", "groq/c"])
+
+
+async def test_help_says_what_a_hedge_may_cost() -> None:
+    """Nobody asks for a second try without having been told that both may be billed."""
+    _, out, _ = await run("generate", "--help")
+    assert "both may be billed" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "code", "reason"),
     [

@@ -512,6 +512,43 @@ async def test_embeddings_counts_and_models_through_the_client(server: ServerPro
     await asyncio.to_thread(synchronous)
 
 
+def test_what_cannot_be_meant_as_attempts_is_refused() -> None:
+    """A string is no sequence of fallbacks, and a count of tokens has no limits that could be kept."""
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        build(pb.GenerateRequest, GenerateArguments(messages="hi", fallbacks="a/b"))
+    for limits in (
+        {"max_attempts": 2},
+        {"hedge_after": 1.0},
+        {"request": pb.GenerateRequest(limits={"max_attempts": 2})},
+    ):
+        arguments: dict[str, Any] = {"messages": "hi", **limits}
+        with pytest.raises(TypeError, match="takes no limits"):
+            count_request(GenerateArguments(**arguments))
+
+
+async def test_embeddings_are_tried_as_often_and_elsewhere_as_asked(server: ServerProcess) -> None:
+    """Fallbacks, tries and hedging of an embedding are those of any other call, from both clients."""
+    keys = {"sandbox": "k", "groq": "k"}
+    plan: dict[str, Any] = {"model": "sandbox/embed", "credentials": keys}
+    elsewhere = target_pb2.Target(provider="groq", model="m")  # which embeds nothing
+    async with AsyncClient(server.address) as client:
+        with pytest.raises(KeyswitchError) as raised:
+            await client.embed(["x"], fallbacks=[elsewhere], **plan)
+        assert "fallbacks[0]" in raised.value.message
+        with pytest.raises(KeyswitchError) as raised:
+            await client.embed(["x"], max_attempts=1, hedge_after=1.0, **plan)
+        assert raised.value.field == "limits.hedge_after"
+
+    def synchronous() -> None:
+        with Client(server.address) as client:
+            with pytest.raises(KeyswitchError) as raised:
+                client.embed(["x"], max_attempts=1, hedge_after=1.0, **plan)
+            assert raised.value.field == "limits.hedge_after"
+            assert client.embed(["x"], fallbacks=["sandbox/embed"], **plan).started.attempt == 1
+
+    await asyncio.to_thread(synchronous)
+
+
 async def test_routing_preferences_are_for_routers(client: AsyncClient) -> None:
     """The client passes them on; a provider that is no router refuses them."""
     wishes = target_pb2.RoutingPreferences(only=["a"])

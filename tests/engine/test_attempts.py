@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -11,24 +11,20 @@ import pytest
 from aiohttp import web
 from keyswitch_engine import registry
 from keyswitch_engine.attempt import AttemptLog
-from keyswitch_engine.attempts import Runner
-from keyswitch_engine.credential import ApiKey, AwsBearerToken, ProviderCredential
-from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits, write_request
+from keyswitch_engine.attempts import MAX_ATTEMPTS, Runner
+from keyswitch_engine.credential import AwsBearerToken, ProviderCredential
+from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.egress import Egress, EgressPolicy
 from keyswitch_engine.embeddings import EmbeddingInput
 from keyswitch_engine.errors import DispatchError, Reason
-from keyswitch_engine.events import AttemptOutcome, Event, Finished, Started, TextDelta
-from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart
-from keyswitch_engine.operations import EmbeddingCall, embed
+from keyswitch_engine.events import AttemptOutcome, Event, Started, TextDelta
+from keyswitch_engine.operations import CountCall, EmbeddingCall, embed
 from keyswitch_engine.plan import Plan
 from keyswitch_engine.route import Target
-from keyswitch_engine.routing import resolve, resolve_embeddings
+from keyswitch_engine.routing import resolve_embeddings
 from keyswitch_engine.secret import Secret
+from provoking import ANSWERS, FAILS, Provider, attempts, call, refused, says, whole
 from support import http_provider
-
-GENERATION = Generation((Message(Role.USER, (Part(TextPart("hi")),)),))
-WHOLE = {"id": "c", "choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture
@@ -36,56 +32,6 @@ async def dispatcher() -> AsyncIterator[Dispatcher]:
     policy = EgressPolicy((ipaddress.ip_network("127.0.0.0/8"),), frozenset({"127.0.0.1"}))
     async with Egress(policy) as egress:
         yield Dispatcher(egress)
-
-
-def call(url: str, *, stream: bool = False, **fields: Any) -> GenerationCall:
-    rows = registry.load(base_urls={"sandbox": url})
-    route = resolve(rows, Target(provider="sandbox"), [ProviderCredential("sandbox", ApiKey(Secret("the-key")))])
-    now = asyncio.get_running_loop().time()
-    shared = {"limits": TimeLimits(5, 5, 5, 10), "received_at": now} | fields
-    return GenerationCall(request=write_request(route, GENERATION, stream=stream), route=route, **shared)
-
-
-def refused(status: int, message: str = "no", **headers: str) -> web.Response:
-    return web.json_response({"error": {"message": message}}, status=status, headers=headers)
-
-
-class Provider:
-    """Answers its requests in order, each in the way that was told for it."""
-
-    def __init__(self, *answers: Answer) -> None:
-        self.answers = answers
-        self.times: list[float] = []
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.times.append(asyncio.get_running_loop().time())
-        return await self.answers[len(self.times) - 1](request)
-
-    @property
-    def gaps(self) -> list[float]:
-        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
-
-
-def says(response: Callable[[], web.Response]) -> Answer:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return response()
-
-    return answer
-
-
-FAILS = says(lambda: refused(500))
-ANSWERS = says(lambda: web.json_response(WHOLE))
-
-
-async def whole(dispatcher: Dispatcher, runner: Runner, *calls: GenerationCall, **plan: Any) -> list[Event]:
-    log = AttemptLog()
-    asked = Plan(calls=calls, **{"max_attempts": 2} | plan)
-    return await runner.run(asked, log, lambda call: dispatcher.generate(call, log))
-
-
-def attempts(events: list[Event]) -> list[AttemptOutcome]:
-    assert isinstance(events[-1], Finished)
-    return [attempt.outcome for attempt in events[-1].receipt.attempts]
 
 
 def test_waits_double_and_are_drawn_from_all_of_their_length(dispatcher: Dispatcher) -> None:
@@ -125,6 +71,94 @@ async def test_a_rate_limit_of_one_scope_holds_up_no_other(dispatcher: Dispatche
         assert raised.value.attempts == ()
         assert len(provider.times) == 1
         assert attempts(await whole(dispatcher, runner, call(url, scope="two"))) == [AttemptOutcome.SUCCEEDED]
+
+
+async def test_a_wait_says_how_long_it_is_and_what_to_do(dispatcher: Dispatcher) -> None:
+    """A call that is refused without a try names the seconds, and never says that the provider asked for them."""
+    runner = Runner(dispatcher.fingerprints)
+    asked = call("http://127.0.0.1:9")
+    runner.cool_down(asked, 59.5)
+    with pytest.raises(DispatchError) as raised:
+        await whole(dispatcher, runner, asked)
+    assert str(raised.value).endswith("; try again in 60 s, with another key, or with a fallback")
+
+
+async def test_a_rate_limit_of_one_operation_holds_up_no_other(dispatcher: Dispatcher) -> None:
+    """A key that may count no more tokens may still generate, at the same model."""
+    runner = Runner(dispatcher.fingerprints)
+    asked = call("http://127.0.0.1:9")
+    route: Any = asked.route
+    counted = CountCall(route=route, request=asked.request, limits=asked.limits, received_at=asked.received_at)
+    runner.cool_down(counted, 60.0)
+    assert runner.cooling(counted) is not None
+    assert runner.cooling(asked) is None
+
+
+async def test_a_very_long_wait_is_not_begun(dispatcher: Dispatcher) -> None:
+    """However much time a call has, it holds its place for half a minute at most; the error keeps the provider's word."""
+    provider = Provider(says(lambda: refused(429, **{"Retry-After": "86000"})))
+    async with http_provider(provider.answer) as url, asyncio.timeout(5):
+        asked = call(url, limits=TimeLimits(5, 5, 5, 100_000))
+        with pytest.raises(DispatchError) as raised:
+            await whole(dispatcher, Runner(dispatcher.fingerprints), asked)
+    assert raised.value.retry_after == 86_000.0
+
+
+async def test_no_try_is_begun_when_the_time_is_over(dispatcher: Dispatcher) -> None:
+    """What could not be answered any more is not sent, and so is neither billed nor in the receipt."""
+    provider = Provider(ANSWERS)
+    async with http_provider(provider.answer) as url:
+        asked = call(url)
+        with pytest.raises(DispatchError) as raised:
+            await whole(dispatcher, Runner(dispatcher.fingerprints), call(url, received_at=asked.received_at - 10))
+    assert (raised.value.reason, raised.value.provider, raised.value.attempts) == (Reason.TOTAL_TIMEOUT, "sandbox", ())
+    assert provider.times == []
+
+
+@pytest.mark.parametrize("fallbacks", [0, 1])
+async def test_a_failure_at_the_end_of_the_time_is_the_calls(dispatcher: Dispatcher, fallbacks: int) -> None:
+    """With no time left for another try or another target, the error is what went wrong, not that time is over."""
+    asked = call("http://127.0.0.1:9", limits=TimeLimits(5, 5, 5, 0.1))
+    tries: list[GenerationCall] = []
+
+    async def attempt(tried: GenerationCall) -> None:
+        tries.append(tried)
+        while asyncio.get_running_loop().time() < asked.due:
+            await asyncio.sleep(0.01)
+        raise DispatchError(Reason.PROVIDER_UNAVAILABLE, "down")
+
+    plan = Plan(call=asked, fallbacks=(lambda: asked,) * fallbacks, max_attempts=3)
+    with pytest.raises(DispatchError) as raised:
+        await Runner(dispatcher.fingerprints, draw=lambda: 0.0).run(plan, AttemptLog(), attempt)
+    assert (raised.value.reason, len(tries)) == (Reason.PROVIDER_UNAVAILABLE, 1)
+
+
+async def test_no_call_makes_more_than_twenty_tries(dispatcher: Dispatcher) -> None:
+    """However many targets it has and tries it asks for at each."""
+    provider = Provider(*[FAILS] * 30)
+    async with http_provider(provider.answer) as url:
+        with pytest.raises(DispatchError) as raised:
+            runner = Runner(dispatcher.fingerprints, draw=lambda: 0.0)
+            await whole(dispatcher, runner, *[call(url)] * 3, max_attempts=9)
+    assert len(provider.times) == len(raised.value.attempts) == MAX_ATTEMPTS == 20
+
+
+async def test_a_target_that_hangs_leaves_the_others_their_share_of_the_time(dispatcher: Dispatcher) -> None:
+    """Each of three has a third of the time to begin to answer, the tries at it together; the last one has the rest."""
+
+    async def hangs(request: web.Request) -> web.StreamResponse:
+        await over.wait()
+        return refused(500)
+
+    over = asyncio.Event()
+    provider = Provider(hangs, hangs, ANSWERS)
+    async with http_provider(provider.answer) as url:
+        asked = call(url, limits=TimeLimits(5, 1.5, 5, 1.5))
+        runner = Runner(dispatcher.fingerprints)
+        events = await whole(dispatcher, runner, asked, asked, asked, max_attempts=5, shares_time=True)
+        over.set()
+    assert attempts(events) == [AttemptOutcome.FAILED, AttemptOutcome.FAILED, AttemptOutcome.SUCCEEDED]
+    assert all(0.4 < gap < 0.75 for gap in provider.gaps)
 
 
 async def test_whoever_waits_for_a_key_is_told_what_it_waits_for(dispatcher: Dispatcher) -> None:
@@ -170,7 +204,7 @@ async def test_a_later_start_replaces_an_earlier_one(dispatcher: Dispatcher) -> 
 
     log = AttemptLog()
     async with http_provider(Provider(begins, goes_on).answer) as url:
-        plan = Plan(calls=(call(url, stream=True),), max_attempts=2)
+        plan = Plan(call=call(url, stream=True), max_attempts=2)
         await Runner(dispatcher.fingerprints).run(plan, log, lambda call: dispatcher.stream(call, sink, log))
     starts = [(number, event) for number, event in enumerate(seen) if isinstance(event, Started)]
     assert [(number, event.response_id, event.attempt) for number, event in starts] == [
@@ -179,98 +213,6 @@ async def test_a_later_start_replaces_an_earlier_one(dispatcher: Dispatcher) -> 
     ]
     assert [event.text for event in seen if isinstance(event, TextDelta)] == ["Hi"]
     assert attempts(seen) == [AttemptOutcome.FAILED, AttemptOutcome.SUCCEEDED]
-
-
-async def after(event: asyncio.Event, response: web.Response) -> web.StreamResponse:
-    await event.wait()
-    return response
-
-
-async def test_a_hedge_goes_on_where_the_first_try_fails(dispatcher: Dispatcher) -> None:
-    """Once both run, the failure of one is no failure of the call, and not a reason for a third."""
-    second_came, first_failed = asyncio.Event(), asyncio.Event()
-
-    async def first(request: web.Request) -> web.StreamResponse:
-        return await after(second_came, refused(402))
-
-    async def second(request: web.Request) -> web.StreamResponse:
-        second_came.set()
-        return await after(first_failed, web.json_response(WHOLE))
-
-    async def attempt(asked: GenerationCall) -> list[Event]:
-        try:
-            return await dispatcher.generate(asked, log)
-        except DispatchError:
-            first_failed.set()
-            raise
-
-    provider = Provider(first, second)
-    log = AttemptLog()
-    async with http_provider(provider.answer) as url:
-        plan = Plan(calls=(call(url),), max_attempts=3, hedge_after=0.05)
-        events = await Runner(dispatcher.fingerprints).run(plan, log, attempt)
-    assert attempts(events) == [AttemptOutcome.FAILED, AttemptOutcome.SUCCEEDED]
-    assert len(provider.times) == 2
-
-
-async def test_a_failure_for_good_beats_one_that_may_pass(dispatcher: Dispatcher) -> None:
-    """If both of two tries fail, one of them out of credit, nothing is tried again, whichever failed last."""
-    second_came = asyncio.Event()
-
-    async def first(request: web.Request) -> web.StreamResponse:
-        return await after(second_came, refused(402))
-
-    async def second(request: web.Request) -> web.StreamResponse:
-        second_came.set()
-        return refused(500)
-
-    provider = Provider(first, second)
-    async with http_provider(provider.answer) as url:
-        with pytest.raises(DispatchError) as raised:
-            await whole(dispatcher, Runner(dispatcher.fingerprints), call(url), max_attempts=5, hedge_after=0.05)
-    assert raised.value.reason is Reason.INSUFFICIENT_CREDIT
-    assert [attempt.outcome for attempt in raised.value.attempts] == [AttemptOutcome.FAILED] * 2
-    assert len(provider.times) == 2
-
-
-async def test_a_key_that_has_to_wait_is_not_hedged_with(dispatcher: Dispatcher) -> None:
-    """While a try is under way another call runs into the key's rate limit: no second try is sent with it."""
-    came = asyncio.Event()
-
-    async def slow(request: web.Request) -> web.StreamResponse:
-        came.set()
-        await asyncio.sleep(0.6)  # longer than the hedge waits
-        return web.json_response(WHOLE)
-
-    provider = Provider(slow, says(lambda: refused(429, **{"Retry-After": "60"})))
-    runner = Runner(dispatcher.fingerprints)
-    async with http_provider(provider.answer) as url:
-        hedged = asyncio.ensure_future(whole(dispatcher, runner, call(url), hedge_after=0.3))
-        await came.wait()
-        with pytest.raises(DispatchError):
-            await whole(dispatcher, runner, call(url))
-        assert attempts(await hedged) == [AttemptOutcome.SUCCEEDED]
-    assert len(provider.times) == 2
-
-
-async def test_a_bug_in_a_hedged_try_is_told_as_itself(dispatcher: Dispatcher) -> None:
-    """What is no failure of a call passes through unwrapped, and ends the other try."""
-    ended: list[str] = []
-
-    async def attempt(asked: GenerationCall) -> None:
-        if not begun.is_set():
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.append("first")
-        raise LookupError("a bug")
-
-    begun = asyncio.Event()
-    plan = Plan(calls=(call("http://127.0.0.1:9"),), max_attempts=2, hedge_after=0.01)
-    with pytest.raises(LookupError):
-        await Runner(dispatcher.fingerprints).run(plan, AttemptLog(), attempt)
-    assert ended == ["first"]
 
 
 @pytest.mark.parametrize("hedge_after", [None, 0.2])
@@ -295,7 +237,7 @@ async def test_embeddings_are_not_repeated_once_one_request_was_answered(
             route=route, texts=2, limits=TimeLimits(5, 5, 5, 10), received_at=asyncio.get_running_loop().time(),
             requests=surface.dialect.requests(EmbeddingInput(("a", "b")), route.model, surface.profile, ""),
         )  # fmt: skip
-        plan = Plan(calls=(asked, asked), max_attempts=3, hedge_after=hedge_after)
+        plan = Plan(call=asked, fallbacks=(lambda: asked,), max_attempts=3, hedge_after=hedge_after)
         with pytest.raises(DispatchError) as raised:
             await Runner(dispatcher.fingerprints).run(plan, log, lambda call: embed(dispatcher, call, log))
     assert len(provider.times) == 2

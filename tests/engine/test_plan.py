@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import weakref
+
 import msgspec
 import pytest
 from keyswitch_engine.credential import ApiKey, ProviderCredential
 from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Violation
 from keyswitch_engine.events import Billing
-from keyswitch_engine.plan import for_each, plan_routes
+from keyswitch_engine.plan import for_each, plan_calls, plan_routes
 from keyswitch_engine.registry import load
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve
@@ -76,3 +78,23 @@ def test_an_error_of_a_fallback_names_its_place_in_every_violation() -> None:
         Violation("tools", "it takes none (for fallbacks[1])"),
     )
     assert str(raised.value).startswith("fallbacks[1].region: no such region")
+
+
+def test_only_the_targets_call_is_kept() -> None:
+    """Every call is written up front, and a fallback's again when its turn comes: bodies are not held all at a time."""
+
+    class Body:
+        """Stands for what is large about a call."""
+
+        def __init__(self, route: Route[Dialect]) -> None:
+            self.provider = route.provider.id
+            alive.add(self)
+            written.append(self.provider)
+
+    alive: weakref.WeakSet[Body] = weakref.WeakSet()
+    written: list[str] = []
+    routes = plan_routes([SANDBOX, GROQ, GROQ], lambda target: resolve(ROWS, target, KEYS))
+    call, fallbacks = plan_calls(routes, Body)
+    assert (call.provider, written) == ("sandbox", ["sandbox", "groq", "groq"])
+    assert list(alive) == [call]
+    assert [write().provider for write in fallbacks] == ["groq", "groq"]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import json
 import time
@@ -10,36 +9,14 @@ from typing import Any
 
 import grpc
 import pytest
+from attempting import ELSEWHERE, ROW, ask, fail, saw, told, tuned
 from keyswitch.v1 import dispatch_service_pb2 as pb
-from keyswitch.v1 import usage_pb2
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch.v1.target_pb2 import Target
-from keyswitch_client import Answer, AsyncClient, KeyswitchError, Started
-from keyswitch_client.enums import value_name
+from keyswitch_client import AsyncClient, KeyswitchError, Started
 from keyswitch_client.requests import credential_messages
 from keyswitch_sandbox import Sandbox
-from keyswitch_sandbox.journal import Entry
 from support import EGRESS, ServerProcess, server_process
-
-ROW = """
-schema = 1
-id = "{id}"
-name = "{id}"
-base_url = "{url}"
-vendor_token = "{id}"
-default_model = "{id}/echo"
-models = ["{id}/echo"]
-[[dialects]]
-name = "openai-chat"
-path = "/v1/chat/completions"
-[embeddings]
-name = "openai"
-path = "/v1/embeddings"
-[token_counting]
-name = "anthropic-messages"
-path = "/v1/messages/count_tokens"
-"""
-ELSEWHERE = Target(provider="second", model="sandbox/echo")
 
 
 @pytest.fixture(scope="module")
@@ -65,45 +42,6 @@ async def two_providers(
 async def caller(two_providers: ServerProcess) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(two_providers.address, timeout=30.0) as running:
         yield running
-
-
-def saw(sandbox: Sandbox, key: str) -> list[Entry]:
-    """Return what a provider was sent with a key, in order."""
-    digest = hashlib.sha256(f"Bearer {key}".encode()).hexdigest()
-    return [entry for entry in sandbox.journal if entry.key_sha256 == digest]
-
-
-def tuned(**tuning: float) -> dict[str, Any]:
-    return {"sandbox": tuning}
-
-
-async def ask(client: AsyncClient, model: str, key: str, *, stream: bool = False, **arguments: Any) -> Answer:
-    """Ask the sandbox with a key of the test's own, since a rate limit makes a key wait."""
-    credentials = {"sandbox": key, "second": f"{key}-second"}
-    call: dict[str, Any] = {"model": f"sandbox/{model}", "credentials": credentials, "messages": "one two", **arguments}
-    if "fallbacks" not in call:
-        del credentials["second"]
-    return await client.stream(**call).final() if stream else await client.generate(**call)
-
-
-async def fail(client: AsyncClient, model: str, key: str, **arguments: Any) -> KeyswitchError:
-    with pytest.raises(KeyswitchError) as raised:
-        await ask(client, model, key, **arguments)
-    return raised.value
-
-
-def told(receipt: usage_pb2.Receipt) -> list[tuple[str, str, str, int]]:
-    """Return outcome, reason, provider and status of each attempt, whose numbers count from 1."""
-    assert [attempt.number for attempt in receipt.attempts] == list(range(1, len(receipt.attempts) + 1))
-    return [
-        (
-            value_name(usage_pb2.AttemptOutcome, attempt.outcome, "ATTEMPT_OUTCOME_"),
-            attempt.failure_reason,
-            attempt.provider,
-            attempt.upstream_status,
-        )
-        for attempt in receipt.attempts
-    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -147,37 +85,6 @@ async def test_a_call_makes_as_many_tries_as_it_allows(client: AsyncClient, sand
         assert len(error.receipt.attempts) == len(saw(sandbox, key)) == expected
 
 
-async def test_an_exhausted_key_asks_its_provider_once_for_many_calls(client: AsyncClient, sandbox: Sandbox) -> None:
-    """While a key has to wait, calls that cannot wait as long fail without a try; another key goes through at once."""
-    exhausted = {"options": tuned(retry_after=30), "timeout": 20.0}
-    begun = time.monotonic()
-    first = await fail(client, "rate-limited", "exhausted", **exhausted)
-    assert (first.reason, first.retry_after, len(first.receipt.attempts)) == ("PROVIDER_RATE_LIMITED", 30.0, 1)
-    stormed = asyncio.gather(*(fail(client, "rate-limited", "exhausted", **exhausted) for _ in range(50)))
-    free = await ask(client, "rate-limited", "free", options=tuned(times=1, retry_after=0.05))
-    errors = await stormed
-    assert time.monotonic() - begun < 10.0
-    assert free.text == "one two"
-    for error in errors:
-        assert (error.reason, error.retryable, list(error.receipt.attempts)) == ("PROVIDER_RATE_LIMITED", True, [])
-        assert error.retry_after is not None
-        assert 25 < error.retry_after <= 30
-    assert len(saw(sandbox, "exhausted")) == 1
-
-
-async def test_calls_that_wait_for_a_key_do_not_return_as_a_storm(client: AsyncClient, sandbox: Sandbox) -> None:
-    """Of 40 calls at once each is sent at most twice, the receipts have every try, and nobody returns too early."""
-    exhausted = {"options": tuned(retry_after=0.7), "timeout": 3.0, "max_attempts": 2}
-    errors = await asyncio.gather(*(fail(client, "rate-limited", "storm", **exhausted) for _ in range(40)))
-    entries = saw(sandbox, "storm")
-    assert {error.reason for error in errors} == {"PROVIDER_RATE_LIMITED"}
-    assert sum(len(error.receipt.attempts) for error in errors) == len(entries) <= 80
-    assert max(len(error.receipt.attempts) for error in errors) <= 2
-    later = [error.receipt.attempts[1] for error in errors if len(error.receipt.attempts) == 2]
-    assert len(later) < 40  # whoever comes back first finds the key still used up, and the others wait on
-    assert all(attempt.queue_time.ToMilliseconds() >= 700 for attempt in later)
-
-
 @pytest.mark.parametrize("model", ["truncated", "error-mid-stream", "reset", "bad-json", "stall-mid-stream"])
 async def test_nothing_is_tried_after_the_first_block(
     caller: AsyncClient, sandbox: Sandbox, second: Sandbox, model: str
@@ -190,6 +97,34 @@ async def test_nothing_is_tried_after_the_first_block(
     )
     assert (error.retryable, len(error.receipt.attempts)) == (False, 1)
     assert (len(saw(sandbox, key)), len(saw(second, f"{key}-second"))) == (1, 0)
+
+
+@pytest.mark.parametrize("model", ["truncated", "reset", "bad-json", "stall-mid-stream"])
+async def test_nothing_is_tried_after_the_first_bytes_of_a_whole_answer(
+    caller: AsyncClient, sandbox: Sandbox, second: Sandbox, model: str
+) -> None:
+    """Nothing of it reached the caller, and yet it is billed."""
+    key = f"half-{model}"
+    limits = pb.GenerateRequest(limits={"idle_timeout": {"nanos": 300_000_000}})
+    error = await fail(caller, model, key, messages="a b c d", fallbacks=[ELSEWHERE], max_attempts=3, request=limits)
+    assert (error.retryable, len(error.receipt.attempts)) == (False, 1)
+    assert (len(saw(sandbox, key)), len(saw(second, f"{key}-second"))) == (1, 0)
+
+
+async def test_a_provider_that_hangs_is_left_for_a_fallback(
+    caller: AsyncClient, sandbox: Sandbox, second: Sandbox
+) -> None:
+    """A whole answer that has not begun in its target's share of the time is not waited for, unless a limit says so."""
+    answer = await ask(caller, "stall", "hangs", fallbacks=[ELSEWHERE], timeout=3.0)
+    assert told(answer.receipt) == [
+        ("FAILED", "FIRST_TOKEN_TIMEOUT", "sandbox", 0),
+        ("SUCCEEDED", "", "second", 200),
+    ]
+    await closed(sandbox, "hangs", 1)
+    limits = pb.GenerateRequest(limits={"first_token_timeout": {"seconds": 10}})
+    error = await fail(caller, "stall", "stays", fallbacks=[ELSEWHERE], timeout=1.5, request=limits)
+    assert (error.reason, len(error.receipt.attempts)) == ("TOTAL_TIMEOUT", 1)
+    assert not saw(second, "stays-second")
 
 
 PASSED_ON = ["bad-key", "not-permitted", "out-of-credit", "payment-required", "model-not-found", "context-overflow",
@@ -353,6 +288,24 @@ async def test_a_hedge_needs_a_second_attempt(client: AsyncClient, sandbox: Sand
     error = await fail(client, "echo", "contradiction", max_attempts=1, hedge_after=1.0)
     assert (error.reason, error.field) == ("INVALID_REQUEST", "limits.hedge_after")
     assert not saw(sandbox, "contradiction")
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [
+        ({"max_attempts": 1, "hedge_after": {"seconds": 1}}, "limits.hedge_after"),
+        ({"total_timeout": {"seconds": 100_000}}, "limits.total_timeout"),
+    ],
+)
+async def test_what_cannot_be_called_cannot_be_explained(
+    caller: AsyncClient, limits: dict[str, Any], field: str
+) -> None:
+    """An explanation refuses the limits that a call would refuse, in the same words."""
+    request = pb.GenerateRequest(limits=limits)
+    error = await fail(caller, "echo", "unexplained", request=request)
+    with pytest.raises(KeyswitchError) as explained:
+        await caller.explain(model="sandbox/echo", credentials={"sandbox": "k"}, messages="hi", request=request)
+    assert (explained.value.field, explained.value.message) == (error.field, error.message) == (field, error.message)
 
 
 @pytest.mark.parametrize(

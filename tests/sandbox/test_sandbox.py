@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from keyswitch_sandbox import Recordings, Sandbox
+from keyswitch_sandbox.journal import Tally
 from keyswitch_sandbox.scenarios import SCENARIOS
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"n": {"type": "integer"}}}}}
@@ -207,3 +208,13 @@ async def test_a_port_in_use_fails_loudly(sandbox: Sandbox) -> None:
     with pytest.raises(OSError, match="in use"):
         async with asyncio.timeout(5), Sandbox(port=int(sandbox.listening.rpartition(":")[2])):
             pass
+
+
+def test_what_is_counted_by_key_is_bounded() -> None:
+    """However many keys come, the last 10,000 are remembered, and one that asks again counts as new to the end."""
+    tally = Tally()
+    assert [tally.count("model", key) for key in ("first", "other", "first")] == [1, 1, 2]
+    for number in range(9_999):
+        tally.count("model", str(number))
+    assert len(tally) == 10_000
+    assert (tally.count("model", "first"), tally.count("model", "other")) == (3, 1)

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 from keyswitch.v1 import dispatch_service_pb2 as pb
+from keyswitch.v1 import error_pb2, usage_pb2
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch_client.channels import channel_options
 from keyswitch_sandbox import Sandbox
@@ -64,6 +65,10 @@ async def test_a_call_whose_server_goes_away_is_not_sent_to_another(
                 info = error_details_pb2.ErrorInfo()
                 status_pb2.Status.FromString(bytes(metadata["grpc-status-details-bin"])).details[0].Unpack(info)
                 assert (info.reason, metadata["grpc-retry-pushback-ms"]) == ("SERVER_STOPPED", "-1")
+                failure = error_pb2.DispatchFailure()
+                status_pb2.Status.FromString(bytes(metadata["grpc-status-details-bin"])).details[1].Unpack(failure)
+                (attempt,) = failure.attempts  # it may be billed, so the caller is told of it
+                assert (attempt.provider, attempt.outcome) == ("sandbox", usage_pb2.ATTEMPT_OUTCOME_CANCELLED)
             response = await stub.ExplainRoute(json_format.ParseDict(
                 {name: BODY[name] for name in ("target", "credentials")}, pb.ExplainRouteRequest()
             ), timeout=10, wait_for_ready=True)  # fmt: skip

@@ -31,8 +31,8 @@ class Refused(Exception):
         self.message = message
 
 
-def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> pb.Route:
-    """Return where a request would go on a server with the settings of *config*; nothing is sent to anyone.
+def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> Sequence[pb.Route]:
+    """Return where a request and its fallbacks would go on a server with the settings of *config*; nothing is sent.
 
     Raises:
         Refused: it goes nowhere.
@@ -45,7 +45,7 @@ def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> pb.R
     from keyswitch_engine.errors import DispatchError  # noqa: PLC0415
 
     try:
-        return explain_message(rows, read_explain(request)).routes[0]
+        return explain_message(rows, read_explain(request)).routes
     except DispatchError as error:
         code = CODES[error.reason]
         raise Refused(code.name, code.value[0], error.reason.value, error.message) from None

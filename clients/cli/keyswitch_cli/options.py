@@ -14,7 +14,15 @@ from keyswitch.v1 import credential_pb2
 from keyswitch_cli import credentials
 from keyswitch_cli.completion import complete_dialects, complete_models, complete_providers
 
-__all__ = ["Number", "config_option", "read_credentials", "selection_options", "server_option", "timeout_option"]
+__all__ = [
+    "Number",
+    "config_option",
+    "fallback_option",
+    "read_credentials",
+    "selection_options",
+    "server_option",
+    "timeout_option",
+]
 
 _DAY = 86_400
 
@@ -28,6 +36,11 @@ server_option = click.option(
     "--server", callback=_server, metavar="HOST:PORT", help="The server to talk to.  [env: KEYSWITCH_SERVER]"
 )
 """`--server` behind the command, where people look for it too."""
+
+fallback_option = click.option(
+    "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to go on with if it fails; repeatable."
+)
+"""`--fallback`, each the next one's turn after the one before."""
 
 
 class Number(click.FloatRange):

@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 from keyswitch.v1 import dispatch_service_pb2 as pb
-from keyswitch.v1 import event_pb2, registry_service_pb2
+from keyswitch.v1 import event_pb2, registry_service_pb2, target_pb2
 from keyswitch.v1.dispatch_service_pb2_grpc import DispatchServiceStub
 from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
 
@@ -190,18 +190,28 @@ class AsyncClient:
         dimensions: int | None = None,
         purpose: str = "",
         options: Mapping[str, Any] | str = "",
+        fallbacks: Sequence[str | target_pb2.Target] = (),
+        max_attempts: int = 0,
+        hedge_after: float = 0.0,
         timeout: float | None = None,  # noqa: ASYNC109 - the deadline of the call, which gRPC keeps
     ) -> pb.EmbedResponse:
-        """Turn texts into vectors, in the order of *inputs*. *timeout* is in seconds. Raises `KeyswitchError`."""
+        """Turn texts into vectors, in the order of *inputs*. *timeout* is in seconds. Raises `KeyswitchError`.
+
+        *fallbacks*, *max_attempts* and *hedge_after* are as in `GenerateArguments`.
+        """
         request = embed_request(
             inputs, model=model, provider=provider, region=region, credentials=credentials, dimensions=dimensions,
-            purpose=purpose, options=options,
+            purpose=purpose, options=options, fallbacks=fallbacks, max_attempts=max_attempts, hedge_after=hedge_after,
         )  # fmt: skip
         response: pb.EmbedResponse = await self._unary(self._dispatch.Embed, request, timeout)
         return response
 
     async def count_tokens(self, **arguments: Unpack[Arguments]) -> int:
-        """Return the provider's own count of a conversation's tokens. Raises `KeyswitchError`."""
+        """Return the provider's own count of a conversation's tokens. Raises `KeyswitchError`.
+
+        Raises:
+            TypeError: there are limits (`max_attempts`, `hedge_after`, `coalesce_window`), which a count does not have.
+        """
         request = count_request(GenerateArguments(**arguments))
         response: pb.CountTokensResponse = await self._unary(self._dispatch.CountTokens, request, None)
         return response.input_tokens

@@ -121,14 +121,21 @@ class GenerateArguments:
     fallbacks: Sequence[str | target_pb2.Target] = ()
     """Where to go next, in order, if the target fails; a string is a model. Each uses its own provider's key."""
     max_attempts: int = 0
-    """Tries at one target at most, 1 to 10, the first one and hedges included; the server's default if 0."""
+    """Tries at one target at most, 1 to 10, the first one and hedges included; the server's default if 0.
+
+    No call makes more than 20, those at all its targets together.
+    """
     hedge_after: float = 0.0
     """Seconds without an event after which a second try begins beside the first; both may be billed. 0 for never."""
     request: dispatch_service_pb2.GenerateRequest | None = dataclasses.field(default=None, repr=False)
 
 
 def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
-    """Return a request. `GenerateRequest` and its siblings are the same field by field."""
+    """Return a request. `GenerateRequest` and its siblings are the same field by field.
+
+    Raises:
+        TypeError: the fallbacks are a string.
+    """
     request = kind()
     if arguments.request is not None:
         request.MergeFromString(arguments.request.SerializeToString())
@@ -170,15 +177,31 @@ def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
     if arguments.reasoning_effort:
         name = f"REASONING_EFFORT_{arguments.reasoning_effort.upper()}"
         request.reasoning.effort = conversation_pb2.ReasoningEffort.Value(name)
-    for fallback in arguments.fallbacks:
-        request.fallbacks.append(target_pb2.Target(model=fallback) if isinstance(fallback, str) else fallback)
     if arguments.coalesce_window:
         request.limits.coalesce_window.CopyFrom(_duration(arguments.coalesce_window))
-    if arguments.max_attempts:
-        request.limits.max_attempts = arguments.max_attempts
-    if arguments.hedge_after:
-        request.limits.hedge_after.CopyFrom(_duration(arguments.hedge_after))
+    _add_attempts(request, arguments.fallbacks, arguments.max_attempts, arguments.hedge_after)
     return request
+
+
+def _add_attempts(
+    request: _Request | dispatch_service_pb2.EmbedRequest,
+    fallbacks: Sequence[str | target_pb2.Target],
+    max_attempts: int,
+    hedge_after: float,
+) -> None:
+    """Say where to go next, and how often to try.
+
+    Raises:
+        TypeError: the fallbacks are a string, which would be taken letter by letter.
+    """
+    if isinstance(fallbacks, str):
+        raise TypeError("fallbacks are a sequence of models or targets; put a single one into a list")
+    for fallback in fallbacks:
+        request.fallbacks.append(target_pb2.Target(model=fallback) if isinstance(fallback, str) else fallback)
+    if max_attempts:
+        request.limits.max_attempts = max_attempts
+    if hedge_after:
+        request.limits.hedge_after.CopyFrom(_duration(hedge_after))
 
 
 def _duration(seconds: float) -> Duration:
@@ -197,8 +220,15 @@ def embed_request(
     dimensions: int | None,
     purpose: str,
     options: Mapping[str, Any] | str,
+    fallbacks: Sequence[str | target_pb2.Target] = (),
+    max_attempts: int = 0,
+    hedge_after: float = 0.0,
 ) -> dispatch_service_pb2.EmbedRequest:
-    """Return a request for embeddings."""
+    """Return a request for embeddings.
+
+    Raises:
+        TypeError: the fallbacks are a string.
+    """
     request = dispatch_service_pb2.EmbedRequest(
         target=target_pb2.Target(provider=provider, model=model, region=region),
         credentials=credential_messages(credentials),
@@ -208,12 +238,19 @@ def embed_request(
     )
     if options:
         request.target.options_json = options if isinstance(options, str) else json.dumps(options)
+    _add_attempts(request, fallbacks, max_attempts, hedge_after)
     return request
 
 
 def count_request(arguments: GenerateArguments) -> dispatch_service_pb2.CountTokensRequest:
-    """Return a request for a token count, of the parts of a generation that can be counted."""
+    """Return a request for a token count, of the parts of a generation that can be counted.
+
+    Raises:
+        TypeError: there are limits, which such a request does not have, or the fallbacks are a string.
+    """
     whole = build(dispatch_service_pb2.GenerateRequest, arguments)
+    if whole.HasField("limits"):
+        raise TypeError("counting tokens takes no limits: leave out max_attempts, hedge_after and coalesce_window")
     return dispatch_service_pb2.CountTokensRequest(
         target=whole.target,
         fallbacks=whole.fallbacks,

@@ -401,7 +401,8 @@ class Limits(_message.Message):
     COALESCE_WINDOW_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
     """At most this many attempts at each target, the first one and hedges included; 1 to 10, the server's default if 0.
-    What may pass is tried again after the wait that the provider asks for, if that fits into what is left of the time.
+    What may pass is tried again after the wait that the provider asks for, if that fits into what is left of the time
+    and is at most 30 seconds. No call makes more than 20 attempts, those at all its targets together.
     """
     @_builtins.property
     def connect_timeout(self) -> _duration_pb2.Duration:
@@ -409,7 +410,10 @@ class Limits(_message.Message):
 
     @_builtins.property
     def first_token_timeout(self) -> _duration_pb2.Duration:
-        """Until the first event of the answer, from the start of an attempt."""
+        """Until the first event of the answer, from the start of an attempt. The server's default is for streams: a whole answer
+        begins when it is complete, and so has all of the time, unless fallbacks are left. Then the targets that are left
+        share what is left of the time, and one that has not begun to answer in its share is given up for the next.
+        """
 
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:

@@ -339,7 +339,7 @@ class Attempt(_message.Message):
     """Request id that the provider put on its answer; empty if there was none."""
     key_fingerprint: _builtins.str
     """Fingerprint of the key, keyed with a secret that the server draws when it starts, so that one key can be told from
-    another; empty where no key was used or the operator has switched fingerprints off.
+    another; it means nothing to another server or after a restart. Empty where no key was used.
     """
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:

@@ -18,7 +18,7 @@ from keyswitch_cli import exit_codes
 from keyswitch_cli.command import RoutedCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import Refused, decide, note_difference
-from keyswitch_cli.options import config_option, read_credentials, selection_options
+from keyswitch_cli.options import config_option, fallback_option, read_credentials, selection_options
 from keyswitch_cli.output import print_line
 
 __all__ = ["command"]
@@ -26,6 +26,7 @@ __all__ = ["command"]
 
 @click.command("explain", cls=RoutedCommand)
 @selection_options
+@fallback_option
 @click.option("--offline", is_flag=True, help="Decides in this process; no server is asked.")
 @config_option("With --offline: the server's TOML file of settings.")
 @click.option("--body", is_flag=True, help="Shows the request that would be sent, without content and secrets.")
@@ -39,6 +40,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
     tenant: str,
+    fallbacks: tuple[str, ...],
     *,
     allow_platform: bool,
     offline: bool,
@@ -48,8 +50,8 @@ def command(  # noqa: PLR0917 - click passes them by name
 ) -> int:
     """Say where a request would go, on whose key and bill, and why; nothing is sent to any provider.
 
-    With --offline --json, prints provider, model, dialect, host, credential and billing, or an error with code, reason
-    and message.
+    With --offline --json, prints provider, model, dialect, host, credential and billing, and likewise each of the
+    fallbacks if there are some, or an error with code, reason and message.
     """
     source = click.get_current_context().get_parameter_source("config")
     if source is ParameterSource.COMMANDLINE and not offline:
@@ -68,6 +70,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         credentials=keys,
         allow_platform=allow_platform,
         tenant=tenant,
+        fallbacks=fallbacks,
     )
     if offline:
         request = build(dispatch_service_pb2.ExplainRouteRequest, GenerateArguments(**asked))
@@ -88,7 +91,7 @@ def command(  # noqa: PLR0917 - click passes them by name
 def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.Path | None, *, as_json: bool) -> int:
     """Decide in this process and print the decision; return the exit status."""
     try:
-        route = decide(request, config)
+        route, *fallbacks = decide(request, config)
     except Refused as refused:
         if as_json:
             _print_error(refused.code, refused.reason, refused.message)
@@ -99,10 +102,13 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
         shown: dict[str, object] = {**_decision(route)}
         if route.body_json:
             shown["body"] = json.loads(route.body_json)
+        if fallbacks:
+            shown["fallbacks"] = [_decision(fallback) for fallback in fallbacks]
         print_line(json.dumps(shown, ensure_ascii=False))
         _print_warnings(route)
     else:
-        _show(route)
+        for each in (route, *fallbacks):
+            _show(each)
     return 0
 
 

@@ -15,7 +15,7 @@ from keyswitch_cli import credentials
 from keyswitch_cli.command import RoutedCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.inputs import read_file, read_stdin
-from keyswitch_cli.options import Number, read_credentials, selection_options, timeout_option
+from keyswitch_cli.options import Number, fallback_option, read_credentials, selection_options, timeout_option
 from keyswitch_cli.output import TextOutput, print_line
 
 __all__ = ["command"]
@@ -34,9 +34,7 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "max")
 @click.option("--reasoning-effort", type=click.Choice(_EFFORTS), help="How hard to think.")
 @click.option("--json-schema", metavar="FILE", help="File with the JSON Schema of the answer.")
 @click.option("--options", default="", metavar="JSON", help="JSON object merged into the provider's request.")
-@click.option(
-    "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to go on with if it fails; repeatable."
-)
+@fallback_option
 @click.option(
     "--max-attempts", type=click.IntRange(1, 10), help="Tries at one model; the server's default if not given."
 )
@@ -44,7 +42,7 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "max")
     "--hedge-after",
     type=Number(min=0, min_open=True, max=3600),
     metavar="SECONDS",
-    help="A second try if nothing comes.",
+    help="Second try beside the first if nothing comes; both may be billed.",
 )
 @timeout_option(600.0)
 @click.option("--stream/--no-stream", default=True, help="Whether the answer comes as it is generated.")
