@@ -68,7 +68,7 @@ def plan_routes(targets: Iterable[Target], resolve: Callable[[Target], Route[D]]
             field = f"fallbacks[{position - 1}]"
             error = RequestError(
                 Reason.PLATFORM_NOT_ALLOWED,
-                f"{field}: the platform's key cannot take over from the caller's; send a key for {route.provider.id}",
+                f"{field}: the operator's bill cannot take over from the caller's own; send a key for {route.provider.id}",
                 field=field,
             )
             error.provider, error.model = route.provider.id, route.model
