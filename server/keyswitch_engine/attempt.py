@@ -64,8 +64,8 @@ class AttemptLog:
     def __init__(self) -> None:
         """Start with none."""
         self._attempts: list[RunningAttempt] = []
-        self.on_event: Callable[[], None] | None = None
-        """Called when a try has its first event."""
+        self.on_accepted: Callable[[], None] | None = None
+        """Called when a provider takes a try on."""
 
     def __len__(self) -> int:
         """Return how many tries have begun."""
@@ -91,8 +91,6 @@ class AttemptLog:
 
     def began_to_answer(self, winner: RunningAttempt) -> None:
         """Cancel the tries that still run beside the one that has an event first; without hedging there are none."""
-        if self.on_event is not None:
-            self.on_event()
         for attempt in self._attempts:
             if attempt is not winner:
                 attempt.lose()
@@ -127,6 +125,11 @@ class RunningAttempt:
         """Note status and request id."""
         self._status = answer.status
         self._request_id = label(request_id(answer.headers), self.secrets, _LONGEST_ID)
+
+    def accepted(self) -> None:
+        """Note that the provider takes the request on: its status is that of an answer."""
+        if self._log.on_accepted is not None:
+            self._log.on_accepted()
 
     def saw_event(self) -> None:
         """Note when the answer began; from here on no other try of the call can answer it. One that has lost cannot."""

@@ -11,8 +11,8 @@ a part of an answer has come nothing is tried any more: it will be billed, and t
 
 A rate limit lets every call with that key at that model wait (`cool_down.py`). When its time has passed one of them
 goes, and the others wait for what becomes of it: a key that is used up costs its provider one answer at a time, however
-many calls there are, and nobody with another key any time. Few calls wait for a key, and none of them for long; the
-others fail at once.
+many calls there are, and nobody with another key any time. Few calls wait, for a key or for any other reason, and none
+of them for long; the others fail at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import msgspec
 
 from keyswitch_engine.attempt import AttemptLog, Call
 from keyswitch_engine.cool_down import MAX_WAITING, CoolDown, CoolDowns, RateLimited
-from keyswitch_engine.errors import DispatchError, ProviderError, Reason
+from keyswitch_engine.errors import DispatchError, LimitExceeded, ProviderError, Reason
 from keyswitch_engine.fingerprint import Fingerprints
 from keyswitch_engine.plan import Plan
 
@@ -52,7 +52,7 @@ FALL_BACK: Final = frozenset(
 """Reasons that another target may not have. Anything else is the request's fault, ours, or that of time."""
 
 MAX_ATTEMPTS: Final = 20
-"""Tries of one call, those at all its targets together."""
+"""Tries of one call, those at all its targets together; a try of several requests is one."""
 
 PATIENCE: Final = 3.0
 """Seconds for which a call waits at a target at most while a fallback is left, which would answer sooner."""
@@ -80,7 +80,7 @@ class Runner:
     ) -> None:
         """Tell keys apart by *fingerprints*; *draw* returns a number from 0 to 1, by which waits are spread.
 
-        At most *max_waiting* calls wait for keys that are rate-limited, whichever those are.
+        At most *max_waiting* calls wait before a try, whatever for.
         """
         self._fingerprints = fingerprints
         self._draw = draw
@@ -128,15 +128,18 @@ class Runner:
         """Let calls like this one wait."""
         self._cool_downs.start(self._rate_limited(call), asyncio.get_running_loop().time(), seconds)
 
-    def has_room(self, cooling: CoolDown) -> bool:
-        """Tell whether one more call may wait for a key."""
-        return cooling.waiting < MAX_WAITING and self._waiting < self._max_waiting
+    def has_room(self, cooling: CoolDown | None) -> bool:
+        """Tell whether one more call may wait, for a key if that has to cool down."""
+        return self._waiting < self._max_waiting and (cooling is None or cooling.waiting < MAX_WAITING)
 
-    async def wait(self, cooling: CoolDown, seconds: float) -> None:
-        """Wait for a key, at most for so long."""
+    async def wait(self, cooling: CoolDown | None, seconds: float) -> None:
+        """Wait for so long, or at most for so long for news of a key."""
         self._waiting += 1
         try:
-            await cooling.wait(seconds)
+            if cooling is None:
+                await asyncio.sleep(seconds)
+            else:
+                await cooling.wait(seconds)
         finally:
             self._waiting -= 1
 
@@ -196,14 +199,19 @@ class _Target:
     async def _try(self, attempt: Callable[[Any], Awaitable[R]], probed: CoolDown | None) -> R:
         """Try, hedged where the plan says so; if that probes a key, tell the calls that wait for it."""
         if probed is not None:
-            self._log.on_event = lambda: probed.passed(self._loop.time())
+            self._log.on_accepted = lambda: probed.passed(self._loop.time())
         try:
             if self._plan.hedge_after is None or self._spare < 2:  # noqa: PLR2004 - a hedge is a second one
                 return await self._once(attempt)
             return await self._hedged(attempt, self._plan.hedge_after)
+        except DispatchError as error:
+            refused_otherwise = error.upstream_status is not None and error.reason is not Reason.PROVIDER_RATE_LIMITED
+            if probed is not None and refused_otherwise:
+                probed.passed(self._loop.time())
+            raise
         finally:
             if probed is not None:
-                self._log.on_event = None
+                self._log.on_accepted = None
                 probed.end_probe(self._loop.time())
 
     async def _once(self, attempt: Callable[[Any], Awaitable[R]]) -> R:
@@ -216,8 +224,17 @@ class _Target:
             raise
 
     def _hurried(self) -> Call[Any]:
-        """Return the call with what is left of this target's share of the time to begin to answer."""
-        limits = msgspec.structs.replace(self._call.limits, first_token=self._due - self._loop.time())
+        """Return the call with what is left of this target's share of the time to begin to answer.
+
+        Raises:
+            LimitExceeded: nothing is left.
+        """
+        left = self._due - self._loop.time()
+        if left <= 0:
+            error = LimitExceeded(Reason.FIRST_TOKEN_TIMEOUT, "this target's share of the time was over before a try")
+            error.provider, error.model = self._call.route.provider.id, self._call.route.model
+            raise error
+        limits = msgspec.structs.replace(self._call.limits, first_token=min(left, self._call.limits.first_token))
         return msgspec.structs.replace(self._call, limits=limits)
 
     def _delay(self, error: DispatchError) -> float:
@@ -243,12 +260,11 @@ class _Target:
                 if cooling is not None:
                     cooling.probe(now)
                 return cooling
-            if max(ready, now) >= give_up or (cooling is not None and not self._runner.has_room(cooling)):
+            if max(ready, now) >= give_up or not self._runner.has_room(cooling):
                 raise failure or self._still_cooling(max(ready - now, _SOON))
-            if cooling is None:
-                await asyncio.sleep(ready - now)
-            else:
-                await self._runner.wait(cooling, min(max(resume, cooling.opens), give_up) - now)
+            until = ready if cooling is None else min(max(resume, cooling.opens), give_up)
+            await self._runner.wait(cooling, until - now)
+            if cooling is not None:
                 failure = None  # whoever waited and has to wait on does so for a limit that others ran into
             now = self._loop.time()
 

@@ -5,9 +5,9 @@ caller, is not held up by it. Keys are known here by their fingerprints only.
 
 ::
 
-    refused ──▶ calls wait ── time passed ──▶ one call probes ── it is answered ──▶ forgotten, and all go
+    refused ──▶ calls wait ── time passed ──▶ one call probes ── taken on, or refused otherwise ──▶ forgotten, all go
                     ▲                            │
-                    └──────── refused again ─────┘   (ends otherwise: another one probes)
+                    └──── rate-limited again ────┘   (not answered at all: another one probes)
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class CoolDown:
         self._probed_since = now
 
     def passed(self, now: float) -> None:
-        """Note that the probe is answered: the limit is no more, and whoever waits can go."""
+        """Note that the limit is no more, and whoever waits can go."""
         self._passed = now >= self.until  # unless a call that was under way before was refused meanwhile
         self._tell()
 
     def end_probe(self, now: float) -> None:
-        """Note that the probe is over; if it was not answered, another call probes after a pause at least."""
+        """Note that the probe is over; unless the limit has passed, another call probes after a pause at least."""
         self._probed_since = None
         self.until = max(self.until, now + _PAUSE)
         self._tell()

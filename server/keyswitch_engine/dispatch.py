@@ -161,6 +161,7 @@ class Dispatcher:
                 self._authenticator.forget(attempt.secrets)
             if answer.status not in _ANSWERS:
                 raise await _refusal(call, answer)
+            attempt.accepted()
             yield answer
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:

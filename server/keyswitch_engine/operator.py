@@ -37,6 +37,8 @@ class Menu(msgspec.Struct, frozen=True):
     """Callers with their tenants; `*` is every caller, and an empty tenant every one of a caller's."""
     models: Mapping[str, frozenset[str]]
     """Native ids, by the id of their provider."""
+    unlisted: Mapping[str, frozenset[str]]
+    """What the same lines allow beside them and nobody is offered: ids may begin with their provider's name."""
     patterns: Mapping[str, re.Pattern[str]]
     """What further native ids are allowed, by the id of their provider."""
     virtual: frozenset[str]
@@ -48,7 +50,9 @@ class Menu(msgspec.Struct, frozen=True):
 
     def allows(self, provider: Provider, model: str, virtual: str) -> bool:
         """Tell whether a native id of a provider, asked for by a *virtual* name or none, may be served."""
-        if virtual in self.virtual or model in self.models.get(provider.id, ()):
+        if virtual in self.virtual:
+            return True
+        if model in self.models.get(provider.id, ()) or model in self.unlisted.get(provider.id, ()):
             return True
         pattern = self.patterns.get(provider.id)
         return pattern is not None and pattern.fullmatch(model) is not None

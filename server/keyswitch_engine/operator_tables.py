@@ -154,6 +154,7 @@ def _menu(
         caller, _, tenant = who.partition("/")
         applies_to.add((caller, tenant))
     models: dict[str, set[str]] = {}
+    unlisted: dict[str, set[str]] = {}
     patterns: dict[str, list[str]] = {}
     virtual_names: set[str] = set()
     for number, text in enumerate(table.models):
@@ -168,13 +169,16 @@ def _menu(
             if _WILD.search(rest):
                 patterns.setdefault(provider.id, []).append(_pattern(provider, rest, text))
             else:
-                models.setdefault(provider.id, set()).update(_natives(registry, provider, where, rest, text))
+                models.setdefault(provider.id, set()).add(_native(registry, provider, where, rest, text))
+                if not provider.strip_own_prefix:
+                    unlisted.setdefault(provider.id, set()).add(text)
         if provider.id not in keys:
             raise RegistryError(f"{where}: there is no platform key for {provider.id}")
     return Menu(
         name,
         frozenset(applies_to),
         {id_: frozenset(ids) for id_, ids in models.items()},
+        {id_: frozenset(ids) for id_, ids in unlisted.items()},
         {id_: re.compile("|".join(texts)) for id_, texts in patterns.items()},
         frozenset(virtual_names),
     )
@@ -193,13 +197,12 @@ def _owner(registry: Registry, where: str, owner: str, rest: str) -> Provider:
     return provider
 
 
-def _natives(registry: Registry, provider: Provider, where: str, rest: str, text: str) -> set[str]:
-    """Return the native ids that a line without wildcards allows; some begin with their provider's own name."""
+def _native(registry: Registry, provider: Provider, where: str, rest: str, text: str) -> str:
+    """Return the native id that a line without wildcards means: all of its *text* if the provider lists that."""
     try:
-        native = native_model(registry, provider, clean_model(text if text in provider.models else rest)).id
+        return native_model(registry, provider, clean_model(text if text in provider.models else rest)).id
     except RequestError as error:
         raise RegistryError(f"{where}: {error.message}") from error
-    return {native} if provider.strip_own_prefix else {native, text}
 
 
 def _pattern(provider: Provider, rest: str, text: str) -> str:

@@ -35,7 +35,7 @@ class Plan(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     hedge_after: float | None = None
     """Seconds without an event after which a try gets a rival at the same target; None for no hedging."""
     shares_time: bool = False
-    """Whether a target has only its share of what is left of the time to begin to answer, while fallbacks are left."""
+    """Whether a target has its share of the time at most to begin to answer, while fallbacks are left."""
 
 
 def for_each(plan: Iterable[A], do: Callable[[A], B]) -> tuple[B, ...]:
@@ -68,7 +68,7 @@ def plan_routes(targets: Iterable[Target], resolve: Callable[[Target], Route[D]]
             field = f"fallbacks[{position - 1}]"
             error = RequestError(
                 Reason.PLATFORM_NOT_ALLOWED,
-                f"{field}: the operator's bill cannot take over from the caller's own; send a key for {route.provider.id}",
+                f"{field}: the operator's bill cannot take over from the caller's; send a key for {route.provider.id}",
                 field=field,
             )
             error.provider, error.model = route.provider.id, route.model

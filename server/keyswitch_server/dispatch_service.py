@@ -73,7 +73,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """
         self._registry = registry
         self._dispatcher = dispatcher
-        self._runner = Runner(dispatcher.fingerprints, max_waiting=max_calls // 2)
+        self._runner = Runner(dispatcher.fingerprints, max_waiting=(max_calls + 1) // 2)
         self._limits = limits
         self._max_total = max_total
         self._max_attempts = max_attempts
@@ -234,22 +234,23 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             body = write_request(route, asked.generation, stream=streamed)
             return GenerationCall(route=route, request=body, coalesce_window=asked.coalesce_window, **shared)
 
-        return self._plan(routes, written, asked.limits, streamed=streamed)
+        return self._plan(routes, written, asked.limits)
 
     def _plan(
         self,
         routes: Iterable[Route[D]],
         write: Callable[[Route[D]], C],
         asked: RequestedLimits,
-        *,
-        streamed: bool = False,
     ) -> Plan[C]:
-        """Return what to try, and how often. Nothing of a whole answer may come early, so targets share the time."""
+        """Return what to try, and how often. Targets share the time, lest one that hangs takes all of it."""
         most = self._tries(asked)
         call, fallbacks = plan_calls(routes, write)
-        shares = not streamed and asked.first_token is None
         return Plan(
-            call=call, fallbacks=fallbacks, max_attempts=most, hedge_after=asked.hedge_after, shares_time=shares
+            call=call,
+            fallbacks=fallbacks,
+            max_attempts=most,
+            hedge_after=asked.hedge_after,
+            shares_time=asked.first_token is None,
         )
 
     def _tries(self, asked: RequestedLimits) -> int:

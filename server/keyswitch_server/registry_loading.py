@@ -70,6 +70,8 @@ def _secret(setting: str, place: PlatformKey) -> str:
         if not secret.strip():
             raise RegistryError(f"{setting}: the environment variable {_shown(place)} is not set")
     else:
+        if place.file.exists() and not place.file.is_file():  # a pipe would be waited for
+            raise RegistryError(f"{setting}: {_shown(place)} is no regular file")
         try:
             secret = place.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

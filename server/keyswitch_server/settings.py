@@ -8,6 +8,7 @@ environment variable `KEYSWITCH_NAME`, lists and tables as JSON. The environment
 from __future__ import annotations
 
 import ipaddress
+import json
 import pathlib
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,7 +25,6 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -84,6 +84,18 @@ class _Environment(EnvSettingsSource):
     def field_is_complex(self, field: FieldInfo) -> bool:
         """Tell whether a variable is JSON."""
         return field.annotation is PolicyTable or super().field_is_complex(field)
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Read JSON; what is none is not shown, since it may hold a key.
+
+        Raises:
+            InvalidSettingsError: it is none.
+        """
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError as error:
+            where = f" (column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+            raise InvalidSettingsError(f"KEYSWITCH_{field_name.upper()}: must be JSON, and is none{where}") from None
 
 
 class _File(TomlConfigSettingsSource):
@@ -160,8 +172,8 @@ class Settings(BaseSettings):
     connect_timeout: _Seconds = Field(10.0, description="Seconds until a connection to a provider is usable.")
     first_token_timeout: _Seconds = Field(
         120.0,
-        description="Seconds until a provider begins to answer a stream. A whole answer has all of the time, and with "
-        "fallbacks left its target's share of that.",
+        description="Seconds until a provider begins to answer a stream; a whole answer has all of the time. With "
+        "fallbacks left a target has its share of the time at most.",
     )
     idle_timeout: _Seconds = Field(60.0, description="Seconds of silence in the middle of an answer.")
     total_timeout: _Seconds = Field(600.0, description="Seconds for a whole call that has no deadline of its own.")
@@ -264,5 +276,5 @@ def load(config: pathlib.Path | None = None, **arguments: Any) -> Settings:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{name}: {message}" if name else message)
         raise InvalidSettingsError("; ".join(lines)) from None  # it holds what was given, which may be a key
-    except (SettingsError, OSError, ValueError) as error:
-        raise InvalidSettingsError(f"{config or 'environment'}: {error}") from error
+    except (OSError, ValueError) as error:  # of the file: what is wrong with the environment was told above
+        raise InvalidSettingsError(f"{config}: {error}") from error

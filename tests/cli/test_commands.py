@@ -293,8 +293,8 @@ async def test_the_request_that_would_be_sent_is_shown(server: ServerProcess, pl
     assert (code, shown["body"] if place else json.loads(shown["routes"][0]["bodyJson"])) == (0, body)
 
 
-async def test_the_operators_settings_apply_offline(tmp_path: pathlib.Path) -> None:
-    """--config brings the operator's own providers, and belongs to --offline."""
+async def test_the_operators_settings_apply_offline(server: ServerProcess, tmp_path: pathlib.Path) -> None:
+    """--config brings the operator's own providers, and belongs to --offline; its variable is read there alone."""
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "own.toml").write_text(
         'schema = 1\nid = "own"\nname = "Own"\nbase_url = "https://own.example.com:8443/v1"\ndefault_model = "big"\n'
@@ -308,6 +308,8 @@ async def test_the_operators_settings_apply_offline(tmp_path: pathlib.Path) -> N
     code, _, err = await run(*arguments)
     assert code == 2
     assert "--offline" in err
+    nowhere = {"KEYSWITCH_CONFIG": str(tmp_path / "nowhere.toml")}
+    assert (await run("explain", "-m", "sandbox/echo", "--api-key", "sandbox=k", server=server, env=nowhere))[0] == 0
     config.write_text("no_such_setting = 1\n")
     code, _, err = await run(*arguments, "--offline")
     assert code == 2

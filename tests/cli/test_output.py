@@ -219,3 +219,13 @@ async def test_a_terminal_is_shown_nothing_that_an_answer_commands(
     code, shown = await run_on_terminal("decode", str(tmp_path / "body"), "--dialect", "openai-chat", server=server)
     assert (code, "gone" in shown) == (0, True)
     assert [character for character in shown if not (character.isprintable() or character == "\n")] == []
+
+
+async def test_an_error_has_its_lines_on_a_terminal_too(server: ServerProcess) -> None:
+    """What was wrong field by field stands in lines of its own."""
+    keys = ("--api-key", "anthropic=env:KEY", "--api-key", "openai=env:KEY")
+    code, shown = await run_on_terminal("generate", "hi", "-m", "nobodys-model", *keys, server=server)
+    error, *lines = shown.splitlines()
+    assert (code, error.partition(":")[0]) == (67, "error")
+    assert all(line.startswith("  ") for line in lines[:-1])
+    assert "␊" not in shown

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,8 +11,9 @@ import msgspec
 import pytest
 from aiohttp import web
 from keyswitch_engine import registry
-from keyswitch_engine.attempt import AttemptLog
+from keyswitch_engine.attempt import AttemptLog, Call
 from keyswitch_engine.attempts import MAX_ATTEMPTS, Runner
+from keyswitch_engine.cool_down import CoolDown
 from keyswitch_engine.credential import AwsBearerToken, ProviderCredential
 from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
 from keyswitch_engine.egress import Egress, EgressPolicy
@@ -23,7 +25,7 @@ from keyswitch_engine.plan import Plan
 from keyswitch_engine.route import Target
 from keyswitch_engine.routing import resolve_embeddings
 from keyswitch_engine.secret import Secret
-from provoking import ANSWERS, FAILS, Provider, attempts, call, refused, says, whole
+from provoking import ANSWERS, FAILS, WHOLE, Provider, attempts, call, refused, says, whole
 from support import http_provider
 
 
@@ -256,3 +258,75 @@ async def test_a_wait_that_does_not_fit_is_not_begun(dispatcher: Dispatcher) -> 
             await whole(dispatcher, Runner(dispatcher.fingerprints), asked)
     assert loop.time() - asked.received_at < 2.0
     assert (raised.value.retry_after, raised.value.retryable, raised.value.upstream_status) == (7.0, True, 503)
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+async def test_a_refusal_for_another_reason_ends_a_cool_down(dispatcher: Dispatcher, status: int) -> None:
+    """A probe that its provider refuses, but not for a rate limit, lets everybody go and learn the same."""
+    other = says(lambda: refused(status))
+    provider = Provider(says(lambda: refused(429, **{"Retry-After": "0.2"})), *[other] * 4)
+    runner = Runner(dispatcher.fingerprints)
+    async with http_provider(provider.answer) as url:
+        for _ in range(5):
+            with pytest.raises(DispatchError) as raised:
+                await whole(dispatcher, runner, call(url), max_attempts=1)
+    assert raised.value.upstream_status == status
+    assert [gap > 0.2 for gap in provider.gaps] == [True, False, False, False]
+
+
+async def test_a_probe_that_is_taken_on_ends_a_cool_down(dispatcher: Dispatcher) -> None:
+    """A status of success says that the limit is over, however long the answer is in coming."""
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await answered.wait()
+        await response.write(json.dumps(WHOLE).encode())
+        return response
+
+    answered = asyncio.Event()
+    provider = Provider(says(lambda: refused(429, **{"Retry-After": "0.1"})), slow, ANSWERS)
+    runner = Runner(dispatcher.fingerprints)
+    async with http_provider(provider.answer) as url, asyncio.timeout(1.5):  # less than others wait for a silent probe
+        with pytest.raises(DispatchError):
+            await whole(dispatcher, runner, call(url), max_attempts=1)
+        probe = asyncio.ensure_future(whole(dispatcher, runner, call(url)))
+        assert attempts(await whole(dispatcher, runner, call(url))) == [AttemptOutcome.SUCCEEDED]
+        answered.set()
+        assert attempts(await probe) == [AttemptOutcome.SUCCEEDED]
+
+
+async def test_a_place_to_wait_is_given_back(dispatcher: Dispatcher) -> None:
+    """Where one call may wait at a time, the next one may once the first has gone on, or was cancelled."""
+    provider = Provider(FAILS, ANSWERS, FAILS, FAILS, ANSWERS)
+    runner = Runner(dispatcher.fingerprints, draw=lambda: 1.0, max_waiting=1)
+    async with http_provider(provider.answer) as url, asyncio.timeout(5):
+        await whole(dispatcher, runner, call(url))
+        cancelled = asyncio.ensure_future(whole(dispatcher, runner, call(url)))
+        while len(provider.times) < 3 or runner.has_room(None):
+            await asyncio.sleep(0.01)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        await whole(dispatcher, runner, call(url))
+    assert len(provider.times) == 5
+
+
+async def test_a_target_whose_share_of_the_time_is_over_is_not_tried(dispatcher: Dispatcher) -> None:
+    """Its fallback would be sent the same at the same time, and both would be billed."""
+
+    class Held(Runner):
+        """Is held up once, as a process without a processor is."""
+
+        held = False
+
+        def cooling(self, call: Call[Any]) -> CoolDown | None:
+            if not self.held:
+                self.held = True
+                time.sleep(0.3)
+            return super().cooling(call)
+
+    provider = Provider(ANSWERS)
+    async with http_provider(provider.answer) as url:
+        asked = call(url, limits=TimeLimits(5, 0.5, 5, 0.5))
+        events = await whole(dispatcher, Held(dispatcher.fingerprints), asked, asked, shares_time=True)
+    assert attempts(events) == [AttemptOutcome.SUCCEEDED]

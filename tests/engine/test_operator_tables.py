@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import traceback
 
@@ -378,3 +379,28 @@ def test_the_first_menu_by_its_name_is_the_one_that_serves(tmp_path: pathlib.Pat
     ]
     route = served(loaded(tmp_path, "\n".join([KEY, *tables])), "gpt-4o")
     assert "the menu 'a' allows it" in route.reasons[-1]
+
+
+def test_a_line_of_a_menu_offers_one_id(tmp_path: pathlib.Path) -> None:
+    """A line may be meant in two ways where ids may begin with their provider's name: both are served, one is offered."""
+    registry = loaded(tmp_path, MENU.replace("openai =", "groq =") + '["groq/newer", "groq/compound"]')
+    assert registry.operator.listed(Caller(), registry.providers["groq"]) == ["groq/compound", "newer"]
+    names = ["newer", "groq/newer", "groq/compound"]
+    assert [served(registry, name).model for name in names] == names
+
+
+def test_a_key_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    """A pipe in the place of a key's file would keep the server from starting, or from ever reloading."""
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path, f'[platform_keys]\nopenai = {{ file = "{tmp_path}/pipe" }}\n') == (
+        f"platform_keys.openai: {tmp_path}/pipe is no regular file"
+    )
+
+
+@pytest.mark.parametrize("value", ["{bad-" + CANARY, ""])
+def test_what_is_no_json_is_told_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, value: str
+) -> None:
+    """A variable of the environment that holds no JSON is named, not shown, and no file is blamed."""
+    monkeypatch.setenv("KEYSWITCH_POLICY", value)
+    assert refusal(tmp_path, "").startswith("KEYSWITCH_POLICY: must be JSON, and is none (column ")

@@ -111,20 +111,22 @@ async def test_nothing_is_tried_after_the_first_bytes_of_a_whole_answer(
     assert (len(saw(sandbox, key)), len(saw(second, f"{key}-second"))) == (1, 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_provider_that_hangs_is_left_for_a_fallback(
-    caller: AsyncClient, sandbox: Sandbox, second: Sandbox
+    caller: AsyncClient, sandbox: Sandbox, second: Sandbox, stream: bool
 ) -> None:
-    """A whole answer that has not begun in its target's share of the time is not waited for, unless a limit says so."""
-    answer = await ask(caller, "stall", "hangs", fallbacks=[ELSEWHERE], timeout=3.0)
+    """An answer that has not begun in its target's share of the time is not waited for, unless a limit says so."""
+    hangs, stays = f"hangs-{stream}", f"stays-{stream}"
+    answer = await ask(caller, "stall", hangs, stream=stream, fallbacks=[ELSEWHERE], timeout=3.0)
     assert told(answer.receipt) == [
         ("FAILED", "FIRST_TOKEN_TIMEOUT", "sandbox", 0),
         ("SUCCEEDED", "", "second", 200),
     ]
-    await closed(sandbox, "hangs", 1)
+    await closed(sandbox, hangs, 1)
     limits = pb.GenerateRequest(limits={"first_token_timeout": {"seconds": 10}})
-    error = await fail(caller, "stall", "stays", fallbacks=[ELSEWHERE], timeout=1.5, request=limits)
+    error = await fail(caller, "stall", stays, stream=stream, fallbacks=[ELSEWHERE], timeout=1.5, request=limits)
     assert (error.reason, len(error.receipt.attempts)) == ("TOTAL_TIMEOUT", 1)
-    assert not saw(second, "stays-second")
+    assert not saw(second, f"{stays}-second")
 
 
 PASSED_ON = ["bad-key", "not-permitted", "out-of-credit", "payment-required", "model-not-found", "context-overflow",

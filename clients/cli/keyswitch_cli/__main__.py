@@ -147,7 +147,8 @@ def _complain(message: str) -> None:
     from keyswitch_cli.output import print_line  # noqa: PLC0415 - none of this is needed for help
 
     with contextlib.suppress(OSError):
-        print_line(message, err=True)
+        for line in message.split("\n"):
+            print_line(line, err=True)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def config_option(what: str) -> Callable[[Any], Any]:
     """Return `--config`, a server's settings, for a command that decides as that server would; *what* it is for."""
     return click.option(
         "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+        type=click.Path(path_type=pathlib.Path),  # whoever reads it says what is wrong with it
         envvar="KEYSWITCH_CONFIG",
         help=f"{what}  [env: KEYSWITCH_CONFIG]",
     )

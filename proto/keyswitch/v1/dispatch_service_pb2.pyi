@@ -402,7 +402,8 @@ class Limits(_message.Message):
     max_attempts: _builtins.int
     """At most this many attempts at each target, the first one and hedges included; 1 to 10, the server's default if 0.
     What may pass is tried again after the wait that the provider asks for, if that fits into what is left of the time
-    and is at most 30 seconds. No call makes more than 20 attempts, those at all its targets together.
+    and is at most 30 seconds. No call makes more than 20 attempts, those at all its targets together; embeddings whose
+    protocol takes one text a request are one attempt however many texts there are, with a line of the receipt for each.
     """
     @_builtins.property
     def connect_timeout(self) -> _duration_pb2.Duration:
@@ -411,8 +412,8 @@ class Limits(_message.Message):
     @_builtins.property
     def first_token_timeout(self) -> _duration_pb2.Duration:
         """Until the first event of the answer, from the start of an attempt. The server's default is for streams: a whole answer
-        begins when it is complete, and so has all of the time, unless fallbacks are left. Then the targets that are left
-        share what is left of the time, and one that has not begun to answer in its share is given up for the next.
+        begins when it is complete, and so has all of the time. While fallbacks are left, and this is absent, the targets that
+        are left share what is left of the time, and one that has not begun to answer in its share is given up for the next.
         """
 
     @_builtins.property

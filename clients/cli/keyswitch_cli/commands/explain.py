@@ -78,13 +78,12 @@ def command(  # noqa: PLR0917 - click passes them by name
         return _offline(request, config, as_json=as_json)
     with rpc_failures(), Client(server) as client:
         response = client.explain(**asked, include_body=body)
-        fingerprint = client.registry_info().fingerprint
-    if as_json:
-        print_line(json_format.MessageToJson(response, indent=None))
-        return 0
-    for route in response.routes:
-        _show(route)
-    note_difference(fingerprint)
+        if as_json:
+            print_line(json_format.MessageToJson(response, indent=None))
+            return 0
+        for route in response.routes:
+            _show(route)
+        note_difference(client.registry_info().fingerprint)
     return 0
 
 
