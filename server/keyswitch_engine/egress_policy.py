@@ -7,6 +7,7 @@ URL is taken apart by a grammar that leaves nothing for the transport to underst
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import re
@@ -167,12 +168,10 @@ def _named(text: str) -> str:
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"
     found = _AUTHORITY.fullmatch(text)
-    try:
-        if found is None or (found[2] and not 0 < int(found[2]) <= _MAX_PORT):
-            raise ValueError
-        return canonical_host(found[1]) + (f":{int(found[2])}" if found[2] else "")
-    except ValueError:
-        raise ValueError("neither HOST nor HOST:PORT") from None
+    if found is not None and 0 < int(found[2] or 1) <= _MAX_PORT:
+        with contextlib.suppress(ValueError):  # it would not say what an operator has to write
+            return canonical_host(found[1]) + (f":{int(found[2])}" if found[2] else "")
+    raise ValueError("neither HOST nor HOST:PORT")
 
 
 def _is_local(host: str) -> bool:
