@@ -18,40 +18,11 @@ from hypothesis import strategies as st
 from keyswitch_engine.egress import Egress, Timing
 from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.errors import DispatchError, Reason
+from listening import Listeners
 from support import http_provider
 from yarl import URL
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
-BOUND = ("127.0.0.1", "127.0.0.2", "127.255.255.254", "::1")
-
-
-class Listeners:
-    """Sockets on the addresses of this machine that a call could be led to, all at one port; nobody ever answers."""
-
-    def __init__(self) -> None:
-        self._sockets: list[socket.socket] = []
-        self.port = 0
-        for address in BOUND:
-            listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-            listener.setblocking(False)
-            listener.bind((address, self.port))
-            listener.listen(100)
-            self.port = self.port or listener.getsockname()[1]
-            self._sockets.append(listener)
-
-    def connections(self) -> int:
-        """Count the connections that were made since the last look; the kernel has them before a client does."""
-        count = 0
-        for listener in self._sockets:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    listener.accept()[0].close()
-                    count += 1
-        return count
-
-    def close(self) -> None:
-        for listener in self._sockets:
-            listener.close()
 
 
 @pytest.fixture(scope="module")
