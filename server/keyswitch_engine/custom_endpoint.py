@@ -5,6 +5,7 @@ To the rest of the engine such an endpoint is a provider without a file, with th
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from keyswitch_engine.egress_policy import canonical_host
 from keyswitch_engine.errors import InvalidRequest, Reason, Violation
 from keyswitch_engine.provider import Auth, Provider, Surface
 
-__all__ = ["FIELD", "PROVIDER_ID", "CustomEndpoint", "provider_at"]
+__all__ = ["FIELD", "PROVIDER_ID", "CustomEndpoint", "endpoint_id", "provider_at"]
 
 PROVIDER_ID: Final = "custom"
 """What receipts and errors call the provider."""
@@ -82,6 +83,17 @@ def provider_at(endpoint: CustomEndpoint) -> Provider:
     spoken = DIALECTS[endpoint.dialect]
     surface = Surface(spoken, Profile(PROVIDER_ID, form.path, spoken.flags()), base_url, dict(form.headers))
     return Provider(PROVIDER_ID, endpoint.label, base_url, (surface,), form.auth)
+
+
+def endpoint_id(base_url: str, model: str) -> str:
+    """Return what an endpoint and a model are known by where neither is to be shown: 16 hexadecimal digits.
+
+    *base_url* is that of the surface, which is the same however the caller wrote it. Each part is preceded by its
+    length, so that no two pairs are ever hashed as the same text.
+    """
+    parts = (part.encode() for part in (base_url, model))
+    hashed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hashlib.sha256(b"keyswitch endpoint 1" + hashed).hexdigest()[:16]
 
 
 _SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")

@@ -28,7 +28,7 @@ __all__ = ["ALLOWED", "Logger", "configure", "log_fields", "log_incident", "plac
 ALLOWED = frozenset(
     {
         "event", "level", "timestamp", "logger",
-        "method", "code", "reason", "provider", "model", "dialect", "duration_ms",
+        "method", "code", "reason", "provider", "model", "dialect", "endpoint", "duration_ms",
         "upstream_status", "upstream_request_id", "input_tokens", "output_tokens", "attempts", "incident",
         "exception_type", "exception_places", "listening", "version", "registry", "registry_before", "provider_count",
         "problem",

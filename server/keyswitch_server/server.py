@@ -64,11 +64,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             DispatchService(
                 live,
                 Dispatcher(egress, PriceTable()),
-                settings.limits(),
-                max_total=settings.max_total_timeout,
-                max_attempts=settings.max_attempts,
-                max_calls=settings.max_calls,
-                max_message_bytes=settings.max_message_bytes,
+                settings.bounds(),
                 log=log,
                 broken_off=lambda: guard.broken_off,
             ),

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import pydantic
+from keyswitch_bridge.bounds import Bounds
 from keyswitch_engine.deadline import TimeLimits
 from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable
@@ -249,9 +250,15 @@ class Settings(BaseSettings):
             )
         return self
 
-    def limits(self) -> TimeLimits:
-        """Return the limits of a call that asks for none."""
-        return TimeLimits(self.connect_timeout, self.first_token_timeout, self.idle_timeout, self.total_timeout)
+    def bounds(self) -> Bounds:
+        """Return what calls may take."""
+        return Bounds(
+            TimeLimits(self.connect_timeout, self.first_token_timeout, self.idle_timeout, self.total_timeout),
+            max_total=self.max_total_timeout,
+            max_attempts=self.max_attempts,
+            max_calls=self.max_calls,
+            max_message_bytes=self.max_message_bytes,
+        )
 
     def egress_policy(self) -> EgressPolicy:
         """Return where calls may go."""
