@@ -78,6 +78,11 @@ class Origin:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def forget(self) -> None:
+        """Begin again."""
+        self.seen.clear()
+        self.status, self.headers = 200, {}
+
     async def answer(self, request: web.Request) -> web.Response:
         assert request.transport is not None
         body = await request.read()
