@@ -153,4 +153,4 @@ def _request(kind: Any, arguments: dict[str, Any]) -> Any:
     request = kind()
     if (custom := arguments.pop("custom_endpoint", None)) is not None:
         request.target.custom_endpoint.CopyFrom(custom)
-    return build(kind, GenerateArguments(messages="hi", request=request, **arguments))
+    return build(kind, GenerateArguments(request=request, **{"messages": "hi", **arguments}))
