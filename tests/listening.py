@@ -78,6 +78,11 @@ class Origin:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def forget(self) -> None:
+        """Begin again."""
+        self.seen.clear()
+        self.status, self.headers = 200, {}
+
     async def answer(self, request: web.Request) -> web.Response:
         assert request.transport is not None
         body = await request.read()
@@ -148,4 +153,4 @@ def _request(kind: Any, arguments: dict[str, Any]) -> Any:
     request = kind()
     if (custom := arguments.pop("custom_endpoint", None)) is not None:
         request.target.custom_endpoint.CopyFrom(custom)
-    return build(kind, GenerateArguments(messages="hi", request=request, **arguments))
+    return build(kind, GenerateArguments(request=request, **{"messages": "hi", **arguments}))
