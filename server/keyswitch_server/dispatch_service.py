@@ -39,6 +39,7 @@ from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
 
+from keyswitch_server.caller import current_caller
 from keyswitch_server.guard import client_left, commit, stopped
 from keyswitch_server.logging import Logger, log_fields
 
@@ -119,13 +120,13 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         asked = read_explain(request)
         self._bounded(asked.limits, streamed=True)
         self._tries(asked.limits)
-        return explain_message(self._registry(), asked)
+        return explain_message(self._registry(), asked, current_caller())
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Turn texts into vectors."""
         with self._admitted("Embed") as line:
             asked, registry, log = read_embed(request), self._registry(), line.attempts
-            targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+            targets, caller = (asked.target, *asked.fallbacks), Caller(current_caller(), asked.tenant)
             routes = line.routes = plan_routes(
                 targets, lambda to: resolve_embeddings(registry, to, asked.credentials, caller)
             )
@@ -146,7 +147,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Say how large a conversation is."""
         with self._admitted("CountTokens") as line:
             asked, registry, log = read_count_tokens(request), self._registry(), line.attempts
-            targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+            targets, caller = (asked.target, *asked.fallbacks), Caller(current_caller(), asked.tenant)
             routes = line.routes = plan_routes(
                 targets, lambda to: resolve_token_counting(registry, to, asked.credentials, caller)
             )
@@ -172,7 +173,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             asked = read_list_models(request)
             route = resolve_model_listing(self._registry(), asked.target, asked.credential)
             line.routes = (route,)
-            call = Call(route=route, **self._shared(RequestedLimits(), Caller(), context, line))
+            call = Call(route=route, **self._shared(RequestedLimits(), Caller(current_caller()), context, line))
             return models_response(await list_models(self._dispatcher, call, line.attempts))
 
     async def ValidateCredential(
@@ -226,7 +227,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
         """Validate a request, and route and write it for every target."""
         asked, registry = read_generate(request), self._registry()
         streamed = isinstance(request, pb.StreamGenerateRequest)
-        targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+        targets, caller = (asked.target, *asked.fallbacks), Caller(current_caller(), asked.tenant)
         routes = line.routes = plan_routes(targets, lambda to: resolve(registry, to, asked.credentials, caller))
         shared = self._shared(asked.limits, caller, context, line, streamed=streamed)
 

@@ -46,5 +46,5 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         uvloop.run(server.serve(loaded, log, lambda address: click.echo(json.dumps({"listening": address}))))
-    except (server.ListenError, RegistryError) as error:
+    except (server.ListenError, server.UnusableFileError, RegistryError) as error:
         raise click.ClickException(str(error)) from None
