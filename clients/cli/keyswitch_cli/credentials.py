@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import click
 from keyswitch.v1 import credential_pb2
 
 from keyswitch_cli.completion import complete_api_keys
-from keyswitch_cli.inputs import read_file, read_stdin
+from keyswitch_cli.inputs import is_literal, read_value
 
 __all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "uses_stdin"]
 
@@ -126,19 +125,9 @@ def _provider(name: str, where: str) -> str:
 
 def _value(field: str, value: str, where: str, warn: Callable[[str], None] | None) -> str:
     """Read a value from where it says it is."""
-    if value == "-":
-        text = read_stdin(where)
-    elif value.startswith("@"):
-        text = read_file(value[1:], where)
-    elif value.startswith("env:"):
-        text = os.environ.get(value[4:], "")
-    else:
-        text = value
-        if warn is not None and field not in _PUBLIC:
-            warn(f"{where}: a key on the command line is visible to other processes; prefer @FILE, env:NAME or -")
-    text = text.strip()
-    if not text:
-        raise click.UsageError(f"{where}: the value is empty or not set")
+    if warn is not None and field not in _PUBLIC and is_literal(value):
+        warn(f"{where}: a key on the command line is visible to other processes; prefer @FILE, env:NAME or -")
+    text = read_value(value, where)
     if field != "service_account" and not _VALUE.fullmatch(text):
         raise click.UsageError(f"{where}: a value has 1 to 4096 visible ASCII characters, without spaces and line ends")
     return text

@@ -44,6 +44,7 @@ from keyswitch_client.events import (
     ToolCallStart,
 )
 from keyswitch_client.requests import ApiKey, BearerToken, user
+from keyswitch_client.security import tls_credentials
 from keyswitch_client.sync import Client, Stream
 
 __all__ = [
@@ -80,5 +81,6 @@ __all__ = [
     "TruncatedError",
     "UnavailableError",
     "UnsupportedError",
+    "tls_credentials",
     "user",
 ]
