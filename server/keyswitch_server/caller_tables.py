@@ -9,6 +9,7 @@ import msgspec
 __all__ = ["CallerLimit", "JwtTable"]
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -25,9 +26,7 @@ class JwtTable(_Table, frozen=True):
     """What `aud` has to be, or to have among others: this service's name at the issuer."""
     keys: _Text
     """File of the issuer's public keys, a JWK Set."""
-    algorithms: tuple[
-        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
-    ] = ("RS256", "ES256", "EdDSA")
+    algorithms: Annotated[tuple[_Algorithm, ...], msgspec.Meta(min_length=1)] = ("RS256", "ES256", "EdDSA")
     """Signatures that are accepted. All are asymmetric: who can check a token cannot make one."""
     caller_claim: _Text = "sub"
     """The claim that names the caller."""
