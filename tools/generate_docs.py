@@ -31,7 +31,7 @@ def settings() -> str:
         default = field.default
         shown = (
             "none"
-            if default in ("", (), frozenset(), {}, PolicyTable())
+            if default in (None, "", (), frozenset(), {}, PolicyTable())
             else f"`{str(default).lower() if default in (True, False) else default}`"
         )
         lines.append(f"| `{name}` | `KEYSWITCH_{name.upper()}` | {shown} | {field.description} |")

@@ -19,7 +19,7 @@ from keyswitch_engine.embeddings import EmbeddingDialect
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 from keyswitch_engine.events import Event, Finished
 from keyswitch_engine.operations import CountCall, EmbeddingCall, count_tokens, embed, list_models
-from keyswitch_engine.operator import Caller
+from keyswitch_engine.operator import ANONYMOUS, Caller
 from keyswitch_engine.plan import Plan, plan_calls, plan_routes
 from keyswitch_engine.provider import D
 from keyswitch_engine.registry import Registry
@@ -54,10 +54,11 @@ Write: TypeAlias = Callable[[pb.StreamGenerateResponse], Awaitable[None]]
 class CallRecord:
     """What is known of one call: when it came and has to end, and what became of it so far."""
 
-    def __init__(self, deadline: float | None = None) -> None:
-        """Begin a call that came now; *deadline* is on the loop's clock, None if the call has none."""
+    def __init__(self, deadline: float | None = None, caller: str = ANONYMOUS) -> None:
+        """Begin a call of *caller*'s that came now; *deadline* is on the loop's clock, None if the call has none."""
         self.received_at = asyncio.get_running_loop().time()
         self.deadline = deadline
+        self.caller = caller
         self.routes: tuple[Route[Any], ...] = ()
         """Of target and fallbacks, once they are decided."""
         self.attempts = AttemptLog()
@@ -113,8 +114,8 @@ class Calls:
 
         await self._runner.run(plan, log, lambda call: self._dispatcher.stream(call, sink, log))
 
-    def explain(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:
-        """Say where a request would go.
+    def explain(self, request: pb.ExplainRouteRequest, caller: str = ANONYMOUS) -> pb.ExplainRouteResponse:
+        """Say where a request of *caller*'s would go.
 
         Raises:
             RequestError: nowhere.
@@ -122,7 +123,7 @@ class Calls:
         asked = read_explain(request)
         self._bounded(asked.limits, streamed=True)
         self._tries(asked.limits)
-        return explain_message(self._registry(), asked)
+        return explain_message(self._registry(), asked, caller)
 
     async def embed(self, request: pb.EmbedRequest, record: CallRecord, commit: Commit) -> pb.EmbedResponse:
         """Turn texts into vectors.
@@ -131,7 +132,7 @@ class Calls:
             DispatchError: the request is not good, or the call failed.
         """
         asked, registry, log = read_embed(request), self._registry(), record.attempts
-        targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+        targets, caller = (asked.target, *asked.fallbacks), Caller(record.caller, asked.tenant)
         routes = record.routes = plan_routes(
             targets, lambda to: resolve_embeddings(registry, to, asked.credentials, caller)
         )
@@ -155,7 +156,7 @@ class Calls:
             DispatchError: the request is not good, or the call failed.
         """
         asked, registry, log = read_count_tokens(request), self._registry(), record.attempts
-        targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+        targets, caller = (asked.target, *asked.fallbacks), Caller(record.caller, asked.tenant)
         routes = record.routes = plan_routes(
             targets, lambda to: resolve_token_counting(registry, to, asked.credentials, caller)
         )
@@ -184,7 +185,7 @@ class Calls:
         asked = read_list_models(request)
         route = resolve_model_listing(self._registry(), asked.target, asked.credential)
         record.routes = (route,)
-        call = Call(route=route, **self._shared(RequestedLimits(), Caller(), record))
+        call = Call(route=route, **self._shared(RequestedLimits(), Caller(record.caller), record))
         return models_response(await list_models(self._dispatcher, call, record.attempts))
 
     async def validate(
@@ -211,7 +212,7 @@ class Calls:
         """Validate a request, and route and write it for every target."""
         asked, registry = read_generate(request), self._registry()
         streamed = isinstance(request, pb.StreamGenerateRequest)
-        targets, caller = (asked.target, *asked.fallbacks), Caller(tenant=asked.tenant)
+        targets, caller = (asked.target, *asked.fallbacks), Caller(record.caller, asked.tenant)
         routes = record.routes = plan_routes(targets, lambda to: resolve(registry, to, asked.credentials, caller))
         shared = self._shared(asked.limits, caller, record, streamed=streamed)
 

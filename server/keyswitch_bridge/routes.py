@@ -8,7 +8,7 @@ from keyswitch_engine.dialects.base import Dialect
 from keyswitch_engine.dispatch import write_request
 from keyswitch_engine.key_shapes import key_warnings
 from keyswitch_engine.offers import Offer
-from keyswitch_engine.operator import Caller
+from keyswitch_engine.operator import ANONYMOUS, Caller
 from keyswitch_engine.outline import outlined, outlined_options
 from keyswitch_engine.plan import for_each, plan_routes
 from keyswitch_engine.provider import Provider
@@ -22,15 +22,17 @@ from keyswitch_bridge.requests import ExplainCall
 __all__ = ["explain_message", "model_message", "provider_message"]
 
 
-def explain_message(registry: Registry, call: ExplainCall) -> dispatch_service_pb2.ExplainRouteResponse:
-    """Decide the routes of target and fallbacks and turn the decisions into their messages, in order.
+def explain_message(
+    registry: Registry, call: ExplainCall, caller: str = ANONYMOUS
+) -> dispatch_service_pb2.ExplainRouteResponse:
+    """Decide the routes of target and fallbacks for a *caller* and turn the decisions into their messages, in order.
 
     Raises:
         RequestError: one of them goes nowhere, or the body for it cannot be written.
     """
 
     def decided(target: Target) -> Route[Dialect]:
-        return resolve(registry, target, call.credentials, Caller(tenant=call.tenant))
+        return resolve(registry, target, call.credentials, Caller(caller, call.tenant))
 
     def explained(decision: tuple[Target, Route[Dialect]]) -> dispatch_service_pb2.Route:
         target, route = decision

@@ -20,6 +20,7 @@ from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_engine.events import AttemptOutcome, Finished
 from keyswitch_engine.registry import Registry
 
+from keyswitch_server.caller import current_caller
 from keyswitch_server.guard import client_left, commit, stopped
 from keyswitch_server.logging import Logger, log_fields
 
@@ -67,7 +68,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Context) -> pb.ExplainRouteResponse:
         """Say where a request would go."""
-        return self._dispatch.explain(request)
+        return self._dispatch.explain(request, current_caller())
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Turn texts into vectors."""
@@ -96,7 +97,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
     @contextlib.contextmanager
     def _admitted(self, method: str, context: Context) -> Iterator[CallRecord]:
         """Count a call among those in flight, and log how it ended."""
-        record = CallRecord(_deadline(context))
+        record = CallRecord(_deadline(context), current_caller())
         line = _Line(self._log, method, record)
         if self._calls >= self._max_calls:
             error = DispatchError(Reason.OVERLOADED, f"{self._max_calls} calls are in flight; try again later")

@@ -17,6 +17,7 @@ from keyswitch_bridge.negotiation import refuse_old_client
 from keyswitch_bridge.status import CODES, RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
+from keyswitch_server.gate import Gate
 from keyswitch_server.logging import Logger, log_incident
 
 __all__ = ["Guard", "client_left", "commit", "stopped"]
@@ -30,9 +31,10 @@ _FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
 class Guard(grpc.aio.ServerInterceptor):
     """Wraps every handler, those of health and reflection too."""
 
-    def __init__(self, log: Logger) -> None:
-        """Log incidents to *log*."""
+    def __init__(self, log: Logger, gate: Gate) -> None:
+        """Log incidents to *log*; run no handler whose call *gate* does not let in."""
         self._log = log
+        self._gate = gate
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refusing = False
@@ -105,9 +107,10 @@ class Guard(grpc.aio.ServerInterceptor):
             self._tasks.add(task)
             try:
                 self._admit()
-                if negotiated:
-                    self._check_client(method, context)
-                return await behaviour(request if decode is None else _decoded(decode, request), context)
+                async with self._gate.entered(method, context):
+                    if negotiated:
+                        self._check_client(method, context)
+                    return await behaviour(request if decode is None else _decoded(decode, request), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
             except DecodeError:  # of a stream of requests, which gRPC decodes

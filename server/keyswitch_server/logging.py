@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import structlog
+from keyswitch_engine.operator import ANONYMOUS
+
+from keyswitch_server.caller import current_caller
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -31,7 +34,7 @@ ALLOWED = frozenset(
         "method", "code", "reason", "provider", "model", "dialect", "endpoint", "duration_ms",
         "upstream_status", "upstream_request_id", "input_tokens", "output_tokens", "attempts", "incident",
         "exception_type", "exception_places", "listening", "version", "registry", "registry_before", "provider_count",
-        "problem",
+        "problem", "caller", "setting", "tls", "authentication",
         "egress_private_networks", "egress_plain_http_hosts", "egress_ports", "signal", "fields_dropped",
     }
 )  # fmt: skip
@@ -42,6 +45,14 @@ def places(error: BaseException) -> list[str]:
     """Return where an exception passed, innermost last: file, line and function, without any text of its own."""
     frames = traceback.extract_tb(error.__traceback__)[-12:]
     return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+def _name_caller(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add who calls, where somebody proved to; what is logged in a call need not know."""
+    caller = current_caller()
+    if caller != ANONYMOUS:
+        event["caller"] = caller
+    return event
 
 
 def _allow(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -116,6 +127,7 @@ def configure(level: str, stream: Any = None) -> Logger:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _name_caller,
             _allow,
             structlog.processors.JSONRenderer(serializer=_serialise),
         ],

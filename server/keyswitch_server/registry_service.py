@@ -21,6 +21,8 @@ from keyswitch_engine.operator import Caller
 from keyswitch_engine.provider_file import SCHEMA_VERSION
 from keyswitch_engine.registry import Registry
 
+from keyswitch_server.caller import current_caller
+
 __all__ = ["RegistryService"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -71,7 +73,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
         refuse_unknown(request)
         _check_page_size(request.page_size)
         found = Violations()
-        caller = Caller(tenant=read_tenant(request.tenant, found))
+        caller = Caller(current_caller(), read_tenant(request.tenant, found))
         found.check()
         registry = self._registry()
         keyring = Keyring.naming(registry, request.keyed_providers, consent=request.allow_platform)

@@ -15,9 +15,11 @@ from keyswitch_engine.cost import PriceTable
 from keyswitch_engine.dispatch import Dispatcher
 from keyswitch_engine.egress import Egress
 
+from keyswitch_server.callers import read_callers
 from keyswitch_server.dispatch_service import DispatchService
 from keyswitch_server.guard import Guard
 from keyswitch_server.health import Health
+from keyswitch_server.live_file import UnusableFileError, watched
 from keyswitch_server.live_registry import LiveRegistry
 from keyswitch_server.logging import Logger
 from keyswitch_server.reflection import add_reflection
@@ -25,7 +27,7 @@ from keyswitch_server.registry_loading import load_registry
 from keyswitch_server.registry_service import RegistryService
 from keyswitch_server.settings import Settings
 
-__all__ = ["ListenError", "serve"]
+__all__ = ["ListenError", "UnusableFileError", "serve"]
 
 _SERVICES = ("keyswitch.v1.DispatchService", "keyswitch.v1.RegistryService")
 _SHOWN = (*_SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
@@ -47,12 +49,14 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     *on_listening* gets HOST:PORT once calls are accepted.
 
     Raises:
+        UnusableFileError: a file of certificates, tokens or keys cannot be used.
         RegistryError: a provider file, or what the operator lays down beside them, is invalid.
         ListenError: the address cannot be listened on, for example since its port is in use.
     """
+    callers = read_callers(settings, log)
     live = LiveRegistry(lambda: load_registry(settings), settings.providers, log)
     version = importlib.metadata.version("keyswitch")
-    guard = Guard(log)
+    guard = Guard(log, callers.gate)
     policy = settings.egress_policy()
     if policy.opens_loopback or policy.plain_http_hosts:
         log.warning(
@@ -78,7 +82,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         if settings.reflection:
             add_reflection(server, _SHOWN)
-        address = _listen(server, settings.listen)
+        address = _listen(server, settings.listen, callers.credentials)
         await server.start()
         health.set_all(serving=True)
         log.info(
@@ -87,12 +91,14 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             version=version,
             registry=live().fingerprint,
             provider_count=len(live().providers),
+            tls=callers.credentials is not None,
+            authentication=callers.methods,
             egress_private_networks=[str(network) for network in settings.egress_private_networks],
             egress_plain_http_hosts=sorted(settings.egress_plain_http_hosts),
             egress_ports=sorted(settings.egress_ports),
         )
         try:
-            async with live.watched(settings.providers_reload_seconds):
+            async with live.watched(settings.providers_reload_seconds), watched(callers.files):
                 with _signals(log, live.reload) as (stop, at_once):
                     on_listening(address)
                     await stop.wait()
@@ -119,11 +125,11 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _listen(server: grpc.aio.Server, listen: str) -> str:
+def _listen(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
     """Bind the address, and return it with the port that it got."""
     host = listen.rpartition(":")[0]
     try:
-        port = server.add_insecure_port(listen)
+        port = server.add_insecure_port(listen) if credentials is None else server.add_secure_port(listen, credentials)
     except RuntimeError as error:
         raise ListenError(
             f"cannot listen on {listen}: the port is in use, or the address is not this machine's"

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ipaddress
 import json
 import pathlib
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pydantic
 from keyswitch_bridge.bounds import Bounds
 from keyswitch_engine.deadline import TimeLimits
 from keyswitch_engine.egress_policy import EgressPolicy
+from keyswitch_engine.operator import ANONYMOUS
 from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable
 from keyswitch_engine.provider_file import schema_error
 from pydantic import Field
@@ -28,6 +29,9 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from keyswitch_server.caller import is_name
+from keyswitch_server.caller_tables import CallerLimit, JwtTable
 
 __all__ = ["InvalidSettingsError", "PlatformKey", "Settings", "load"]
 
@@ -62,15 +66,13 @@ class PlatformKey(pydantic.BaseModel):
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _MEBIBYTE = 1024 * 1024
 _MAX_PORT = 65_535
+_NAMES_OF_MANY = (("caller_limits", "*"), ("caller_limits", ANONYMOUS))
 
 
-_T = TypeVar("_T", bound=msgspec.Struct)
-
-
-def _as(kind: type[_T]) -> pydantic.PlainValidator:
+def _as(kind: Any) -> pydantic.PlainValidator:
     """Let msgspec read a table: it knows which fields there are, and says where something is wrong."""
 
-    def read(value: Any) -> _T:
+    def read(value: Any) -> Any:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -84,7 +86,7 @@ class _Environment(EnvSettingsSource):
 
     def field_is_complex(self, field: FieldInfo) -> bool:
         """Tell whether a variable is JSON."""
-        return field.annotation is PolicyTable or super().field_is_complex(field)
+        return field.annotation in (PolicyTable, JwtTable | None) or super().field_is_complex(field)
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """Read JSON; what is none is not shown, since it may hold a key.
@@ -124,11 +126,46 @@ class Settings(BaseSettings):
     listen: str = Field(
         "127.0.0.1:50551",
         pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s]+):\d{1,5}$",
-        description="Address to listen on, HOST:PORT; port 0 takes a free one. Without TLS only a loopback address.",
+        description="Address to listen on, HOST:PORT; port 0 takes a free one. A loopback address, unless there are "
+        "both TLS and authentication.",
     )
     insecure_listen: bool = Field(
         default=False,
-        description="Allows listening without TLS on an address that is not loopback. Keys then travel unencrypted.",
+        description="Allows an address that is not loopback without TLS, where keys travel unencrypted, or without "
+        "authentication, where everybody may call.",
+    )
+    tls_certificate: pathlib.Path | None = Field(
+        None,
+        description="PEM file of the server's certificate and those between it and its authority. This file, the key "
+        "and the client authorities are taken up within a second when they change; what does not fit together is "
+        "logged and changes nothing.",
+    )
+    tls_key: pathlib.Path | None = Field(None, description="PEM file of the certificate's key, without a password.")
+    tls_client_ca: pathlib.Path | None = Field(
+        None,
+        description="PEM file of the authorities that sign clients' certificates. Every connection then needs one, "
+        "health probes too.",
+    )
+    tls_callers: dict[str, str] = Field(
+        {},
+        description="Names of callers by what their certificates say: a SPIFFE id, or else a subject alternative name "
+        "or the common name. A certificate that is not here opens a connection, but names no caller.",
+    )
+    tokens: pathlib.Path | None = Field(
+        None,
+        description="TOML file of bearer tokens by caller, as hashes: lines of `keyswitch token NAME`, each with one "
+        "or more. Changes are taken up within a second.",
+    )
+    jwt: Annotated[JwtTable | None, _as(JwtTable | None)] = Field(
+        None,
+        description="JSON Web Tokens that prove who calls: `issuer`, `audience` and `keys`, a JWK Set file, which is "
+        "read again when it changes; also `algorithms` (RS256, ES256, EdDSA), `caller_claim` (`sub`), `caller_prefix` "
+        "and `leeway_seconds` (30).",
+    )
+    caller_limits: dict[str, Annotated[CallerLimit, _as(CallerLimit)]] = Field(
+        {},
+        description="What one caller may have, by name, `*` for those without an entry: `concurrent_calls` and "
+        "`calls_per_minute`. Further calls are refused as CALLER_LIMITED; health is never limited.",
     )
     providers: tuple[pathlib.Path, ...] = Field(
         (), description="Directories of provider files that add to the built-in ones or replace those of the same id."
@@ -237,16 +274,41 @@ class Settings(BaseSettings):
             raise ValueError("each is HOST or HOST:PORT, without a scheme or a path") from None
 
     @pydantic.model_validator(mode="after")
+    def _callers_fit_together(self) -> Settings:
+        """Refuse what would be half of a way to know callers."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are needed together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.tls_callers and self.tls_client_ca is None:
+            raise ValueError("tls_callers needs tls_client_ca")
+        if self.tls_client_ca is not None and not self.authenticates:
+            raise ValueError("tls_client_ca: say with tls_callers whom certificates name, or set tokens or jwt")
+        for setting, names in (("tls_callers", self.tls_callers.values()), ("caller_limits", self.caller_limits)):
+            if not all(is_name(name) or (setting, name) in _NAMES_OF_MANY for name in names):
+                raise ValueError(f"{setting}: a caller's name is visible ASCII without '*' and '/', not 'anonymous'")
+        return self
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers have to prove who they are."""
+        return bool(self.tokens or self.jwt or self.tls_callers)
+
+    @pydantic.model_validator(mode="after")
     def _loopback_unless_told(self) -> Settings:
         host = self.listen.rpartition(":")[0].strip("[]")
         try:
             loopback = ipaddress.ip_address(host).is_loopback
         except ValueError:
             loopback = host == "localhost"
-        if not loopback and not self.insecure_listen:
+        lacking = [] if self.tls_certificate else ["TLS (tls_certificate, tls_key), so that keys travel unencrypted"]
+        lacking += (
+            [] if self.authenticates else ["authentication (tokens, jwt or tls_callers), so that everybody may call"]
+        )
+        if lacking and not loopback and not self.insecure_listen:
             raise ValueError(
-                f"listening on {host} without TLS would send keys unencrypted; "
-                "listen on a loopback address, or set insecure_listen to true"
+                f"listening on {host} lacks {'; and '.join(lacking)}. "
+                "Set that up, listen on a loopback address, or set insecure_listen to true"
             )
         return self
 

@@ -11,7 +11,11 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_server import logging
+from keyswitch_server.authentication import Authenticator
+from keyswitch_server.caller_limits import CallerLimits
+from keyswitch_server.gate import Gate
 from keyswitch_server.guard import Guard, commit
+from keyswitch_server.policies import Policy
 
 SECRET = "hidden-in-the-text"
 
@@ -52,6 +56,7 @@ BEHAVIOURS: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
     "plain": plain,
     "dispatch_error": dispatch_error,
     "fine": fine,
+    "unlisted": fine,
 }
 
 
@@ -64,7 +69,6 @@ async def streamed(behaviour: Callable[[bytes, Any], Awaitable[bytes]], request:
 async def served() -> AsyncIterator[tuple[grpc.aio.Channel, io.StringIO]]:
     out = io.StringIO()
     log = logging.configure("info", out)
-    server = grpc.aio.server(interceptors=[Guard(log)])
     handlers = {name: grpc.unary_unary_rpc_method_handler(behaviour) for name, behaviour in BEHAVIOURS.items()}
     for name, behaviour in BEHAVIOURS.items():
 
@@ -72,6 +76,10 @@ async def served() -> AsyncIterator[tuple[grpc.aio.Channel, io.StringIO]]:
             await streamed(behaviour, request, context)
 
         handlers[f"{name}_stream"] = grpc.unary_stream_rpc_method_handler(stream)
+    open_to_all = dict.fromkeys(
+        (f"/test.Service/{name}" for name in handlers if not name.startswith("unlisted")), Policy.OPEN
+    )
+    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({}), log, open_to_all))])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -118,6 +126,18 @@ async def test_a_method_that_nobody_serves_is_unimplemented(served: tuple[grpc.a
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.parametrize("name", ["unlisted", "unlisted_stream"])
+async def test_a_method_without_a_policy_is_refused_to_everybody(
+    served: tuple[grpc.aio.Channel, io.StringIO], name: str
+) -> None:
+    """What the table of policies does not have is CALLER_NOT_PERMITTED, and its handler never runs."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await served[0].unary_stream(f"/test.Service/{name}")(b"x", timeout=5).read()
+    assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    (line,) = [json.loads(line) for line in served[1].getvalue().splitlines()]
+    assert (line["reason"], line["method"]) == ("CALLER_NOT_PERMITTED", name)
+
+
 @pytest.mark.parametrize("garbage", [b"\xff\xff\xff", b"\x0a\x05\xff", b"\x1a\x02" * 5000])
 @pytest.mark.parametrize("method", ["Generate", "StreamGenerate", "ExplainRoute"])
 async def test_a_request_that_cannot_be_decoded_has_a_typed_status(
@@ -151,7 +171,8 @@ async def test_a_stream_of_requests_that_cannot_be_decoded_is_no_bug(channel: gr
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
 async def test_a_call_that_is_broken_off_has_a_status_whenever_that_is(moment: str) -> None:
     """Before, while or after the headers of its answer are sent, the end of the server is told, and forbids a retry."""
-    guard = Guard(logging.configure("info", io.StringIO()))
+    log = logging.configure("info", io.StringIO())
+    guard = Guard(log, Gate(Authenticator(), CallerLimits({}), log, {"/test.Service/call": Policy.OPEN}))
 
     async def behaviour(request: bytes, context: Any) -> None:
         if moment == "after":

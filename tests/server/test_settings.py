@@ -62,6 +62,9 @@ def test_the_policy_is_merged_key_by_key(tmp_path: pathlib.Path, monkeypatch: py
     assert (load(file).policy.byok, load(file).policy.disabled_providers) == (True, ("groq",))
 
 
+TLS = 'tls_certificate = "c"\ntls_key = "k"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -75,6 +78,23 @@ def test_the_policy_is_merged_key_by_key(tmp_path: pathlib.Path, monkeypatch: py
         ('listen = "gateway.example:1"', "insecure_listen"),
         ('egress_private_networks = ["10.0.0.0/99"]', "egress_private_networks"),
         ("listen = ", "keyswitch.toml"),
+        ('tls_key = "k"', "tls_certificate and tls_key are needed together"),
+        ('tls_certificate = "c"', "tls_certificate and tls_key are needed together"),
+        ('tls_client_ca = "a"', "tls_client_ca needs tls_certificate and tls_key"),
+        ('tls_callers = { laptop = "me" }', "tls_callers needs tls_client_ca"),
+        (f'{TLS}tls_client_ca = "a"', "say with tls_callers whom certificates name, or set tokens or jwt"),
+        (f'{TLS}tls_client_ca = "a"\ntls_callers = {{ laptop = "a/b" }}', "tls_callers: a caller's name"),
+        (f'{TLS}tls_client_ca = "a"\ntls_callers = {{ laptop = "anonymous" }}', "tls_callers: a caller's name"),
+        ('jwt = { issuer = "i", audience = "a" }', "jwt: .*keys"),
+        ('jwt = { issuer = "", audience = "a", keys = "k" }', "jwt: .*issuer"),
+        ('jwt = { issuer = "i", audience = "a", keys = "k", algorithms = ["HS256"] }', "jwt: .*HS256"),
+        ('jwt = { issuer = "i", audience = "a", keys = "k", algorithms = [] }', "jwt: .*algorithms"),
+        ('jwt = { issuer = "i", audience = "a", keys = "k", algorithms = ["none"] }', "jwt: .*none"),
+        ('jwt = { issuer = "i", audience = "a", keys = "k", leeway_seconds = 3600 }', "jwt: .*leeway_seconds"),
+        ('jwt = { issuer = "i", audience = "a", keys = "k", caller_claims = "sub" }', "jwt: .*caller_claims"),
+        ('caller_limits = { "a/b" = { concurrent_calls = 1 } }', "caller_limits: a caller's name"),
+        ("caller_limits = { a = { concurrent_calls = 0 } }", "caller_limits.a"),
+        ("caller_limits = { a = { per_minute = 1 } }", "caller_limits.a: .*per_minute"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(tmp_path: pathlib.Path, text: str, words: str) -> None:
@@ -83,6 +103,27 @@ def test_a_bad_setting_is_refused_by_name(tmp_path: pathlib.Path, text: str, wor
     file.write_text(text)
     with pytest.raises(InvalidSettingsError, match=words):
         load(file)
+
+
+def test_callers_are_set_up_by_file_and_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of the anonymous and of everybody are allowed; the environment's issuer takes the place of the file's."""
+    file = tmp_path / "keyswitch.toml"
+    file.write_text(
+        'jwt = { issuer = "file", audience = "a", keys = "k", caller_prefix = "p:" }\n'
+        'caller_limits = { "*" = { concurrent_calls = 5 }, anonymous = { calls_per_minute = 6 } }\n'
+    )
+    settings = load(file)
+    assert settings.jwt is not None
+    assert (settings.jwt.issuer, settings.authenticates) == ("file", True)
+    assert settings.jwt.algorithms == ("RS256", "ES256", "EdDSA")
+    assert {name: (limit.concurrent_calls, limit.calls_per_minute) for name, limit in settings.caller_limits.items()} == {
+        "*": (5, None), "anonymous": (None, 6),
+    }  # fmt: skip
+    monkeypatch.setenv("KEYSWITCH_JWT", '{"issuer": "environment", "audience": "a", "keys": "k"}')
+    jwt = load(file).jwt
+    assert jwt is not None
+    assert (jwt.issuer, jwt.caller_prefix) == ("environment", "")
+    assert load(None).caller_limits == {}
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: pathlib.Path) -> None:
@@ -111,3 +152,15 @@ def test_loopback_needs_no_flag(listen: str) -> None:
 def test_elsewhere_needs_a_flag_that_says_insecure() -> None:
     """Any other address needs the flag."""
     assert load(None, listen="0.0.0.0:0", insecure_listen=True).listen == "0.0.0.0:0"
+
+
+def test_elsewhere_needs_no_flag_with_tls_and_authentication() -> None:
+    """With both, any address will do; with one of them, the message says what is lacking and what comes of it."""
+    tls = {"tls_certificate": "c", "tls_key": "k"}
+    assert load(None, listen="0.0.0.0:0", tokens="t", **tls).listen == "0.0.0.0:0"
+    with pytest.raises(
+        InvalidSettingsError, match=r"lacks authentication .*, so that everybody may call\. Set that up"
+    ):
+        load(None, listen="0.0.0.0:0", **tls)
+    with pytest.raises(InvalidSettingsError, match=r"lacks TLS .*, so that keys travel unencrypted\. Set that up"):
+        load(None, listen="0.0.0.0:0", tokens="t")

@@ -31,6 +31,7 @@ _COMMANDS = {
     "routable": "Say where each model of a list leads.",
     "sandbox": "Run a provider's double for demos and tests.",
     "serve": "Run the server.",
+    "token": "Make a token for a caller of a server.",
 }
 
 
@@ -84,10 +85,43 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
     metavar="HOST:PORT",
     help="The server to talk to.  [env: KEYSWITCH_SERVER]",
 )
+@click.option(
+    "--token",
+    envvar="KEYSWITCH_TOKEN",
+    metavar="@FILE",
+    help="What proves to the server who calls; also env:NAME, - for standard input, or the token itself, which other "
+    "processes then see.  [env: KEYSWITCH_TOKEN]",
+)
+@click.option("--tls", is_flag=True, envvar="KEYSWITCH_TLS", help="Talks to the server by TLS.  [env: KEYSWITCH_TLS]")
+@click.option(
+    "--tls-ca",
+    envvar="KEYSWITCH_TLS_CA",
+    metavar="FILE",
+    help="PEM file of who may have signed the server's certificate; means --tls.  [env: KEYSWITCH_TLS_CA]",
+)
+@click.option(
+    "--tls-cert",
+    envvar="KEYSWITCH_TLS_CERT",
+    metavar="FILE",
+    help="PEM file of your own certificate; means --tls.  [env: KEYSWITCH_TLS_CERT]",
+)
+@click.option(
+    "--tls-key", envvar="KEYSWITCH_TLS_KEY", metavar="FILE", help="PEM file of its key.  [env: KEYSWITCH_TLS_KEY]"
+)
 @click.pass_context
-def cli(ctx: click.Context, server: str) -> None:
+def cli(  # noqa: PLR0917 - click passes them by name
+    ctx: click.Context,
+    server: str,
+    token: str | None,
+    tls: bool,  # noqa: FBT001 - likewise
+    tls_ca: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+) -> None:
     """Dispatch LLM calls on your own keys."""
-    ctx.obj = server
+    from keyswitch_cli.connection import Connection  # noqa: PLC0415 - not needed for help
+
+    ctx.obj = Connection(server, token, tls, tls_ca, tls_cert, tls_key)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

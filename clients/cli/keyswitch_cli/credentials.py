@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,9 +14,9 @@ import click
 from keyswitch.v1 import credential_pb2
 
 from keyswitch_cli.completion import complete_api_keys
-from keyswitch_cli.inputs import read_file, read_stdin
+from keyswitch_cli.inputs import is_literal, read_value
 
-__all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "read_value", "uses_stdin"]
+__all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "read_field", "uses_stdin"]
 
 KINDS: tuple[Mapping[str, str], ...] = (
     {"key": "api_key.key", "organization": "api_key.organization", "project": "api_key.project"},
@@ -85,7 +84,7 @@ def parse(
         provider = _provider(name, where)
         if provider in found:
             raise click.UsageError(f"{where}: this provider has a key already")
-        found[provider] = {"key": read_value("key", value, where, warn)}
+        found[provider] = {"key": read_field("key", value, where, warn)}
     for number, argument in enumerate(fields, 1):
         where = f"--credential (number {number})"
         name, value = _split(argument, where, "provider.field=value")
@@ -95,7 +94,7 @@ def parse(
         values = found.setdefault(_provider(name, where), {})
         if field in values:
             raise click.UsageError(f"{where}: this field of this provider was given already")
-        values[field] = read_value(field, value, where, warn)
+        values[field] = read_field(field, value, where, warn)
     return {provider: _credential(values) for provider, values in found.items()}
 
 
@@ -124,25 +123,15 @@ def _provider(name: str, where: str) -> str:
     return name
 
 
-def read_value(field: str, value: str, where: str, warn: Callable[[str], None] | None) -> str:
-    """Read the value of a *field* from where it says it is.
+def read_field(field: str, value: str, where: str, warn: Callable[[str], None] | None) -> str:
+    """Read the value of a *field* from where it says it is; *warn* is told of a literal secret.
 
     Raises:
         click.UsageError: it cannot be read, or is none; the message names *where*, never the value.
     """
-    if value == "-":
-        text = read_stdin(where)
-    elif value.startswith("@"):
-        text = read_file(value[1:], where)
-    elif value.startswith("env:"):
-        text = os.environ.get(value[4:], "")
-    else:
-        text = value
-        if warn is not None and field not in _PUBLIC:
-            warn(f"{where}: a key on the command line is visible to other processes; prefer @FILE, env:NAME or -")
-    text = text.strip()
-    if not text:
-        raise click.UsageError(f"{where}: the value is empty or not set")
+    if warn is not None and field not in _PUBLIC and is_literal(value):
+        warn(f"{where}: a key on the command line is visible to other processes; prefer @FILE, env:NAME or -")
+    text = read_value(value, where)
     if field != "service_account" and not _VALUE.fullmatch(text):
         raise click.UsageError(f"{where}: a value has 1 to 4096 visible ASCII characters, without spaces and line ends")
     return text

@@ -9,13 +9,13 @@ ERROR = 1
 USAGE = 2
 """The command line is malformed."""
 CREDENTIAL = 4
-"""A key is missing or was refused."""
+"""A key is missing or was refused, a provider's or the server's token."""
 RPC = 64
 """A call failed: this plus the number of its gRPC status, as grpcurl does."""
 INTERRUPTED = 130
 """Ctrl-C."""
 
-_CREDENTIAL_REASONS = frozenset({"MISSING_CREDENTIAL", "INVALID_CREDENTIAL"})
+_CREDENTIAL_REASONS = frozenset({"MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "CALLER_UNAUTHENTICATED"})
 
 
 def of_rpc(status: int, reason: str) -> int:

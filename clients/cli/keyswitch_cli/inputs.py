@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 
 import click
 
-__all__ = ["read_file", "read_stdin"]
+__all__ = ["is_literal", "read_file", "read_stdin", "read_value"]
 
 
 def read_file(path: str, where: str) -> str:
@@ -31,6 +32,31 @@ def read_stdin(where: str) -> str:
         click.UsageError: it is not UTF-8 text; the message names *where*.
     """
     return "" if sys.stdin is None else _text(sys.stdin.buffer.read(), where)
+
+
+def read_value(value: str, where: str) -> str:
+    """Return what *value* stands for: the text of `@FILE`, the variable `env:NAME`, standard input for `-`, or itself.
+
+    Raises:
+        click.UsageError: there is nothing, or it cannot be read. The message names *where*, never *value*.
+    """
+    if value == "-":
+        text = read_stdin(where)
+    elif value.startswith("@"):
+        text = read_file(value[1:], where)
+    elif value.startswith("env:"):
+        text = os.environ.get(value[4:], "")
+    else:
+        text = value
+    text = text.strip()
+    if not text:
+        raise click.UsageError(f"{where}: the value is empty or not set")
+    return text
+
+
+def is_literal(value: str) -> bool:
+    """Tell whether a value stands for itself."""
+    return value != "-" and not value.startswith(("@", "env:"))
 
 
 def _text(content: bytes, where: str) -> str:

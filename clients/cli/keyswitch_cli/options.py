@@ -31,7 +31,7 @@ _DAY = 86_400
 
 def _server(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str:
     """Fall back on what stands before the command."""
-    return value or str(ctx.obj)
+    return value or str(ctx.obj.server)
 
 
 server_option = click.option(

@@ -9,7 +9,7 @@ from keyswitch_client import Endpoint, LocalOptions
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.locality import LocalMode
 
-from keyswitch_cli.credentials import read_value
+from keyswitch_cli.credentials import read_field
 from keyswitch_cli.home import provider_directories
 from keyswitch_cli.options import read_credentials, warn_where_seen
 from keyswitch_cli.output import print_line
@@ -90,7 +90,7 @@ def _endpoint(chosen: Chosen) -> Endpoint:
         raise click.UsageError("give --endpoint or --base-url, not both")
     if not chosen["model"].strip():
         raise click.UsageError("--base-url needs the --model to ask there")
-    read = "" if key is None else read_value("key", key.strip(), "--endpoint-key", warn_where_seen())
+    read = "" if key is None else read_field("key", key.strip(), "--endpoint-key", warn_where_seen())
     return Endpoint(base_url, chosen["model"], read, chosen["dialect"])
 
 

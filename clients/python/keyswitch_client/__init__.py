@@ -46,6 +46,7 @@ from keyswitch_client.events import (
 )
 from keyswitch_client.locality import LocalOptions
 from keyswitch_client.requests import ApiKey, BearerToken, user
+from keyswitch_client.security import tls_credentials
 from keyswitch_client.sync import Client, Stream
 
 __all__ = [
@@ -84,5 +85,6 @@ __all__ = [
     "TruncatedError",
     "UnavailableError",
     "UnsupportedError",
+    "tls_credentials",
     "user",
 ]

@@ -29,6 +29,7 @@ from keyswitch_client.requests import (
     models_request,
     validate_request,
 )
+from keyswitch_client.security import authorization
 
 __all__ = ["AsyncClient", "AsyncStream"]
 
@@ -127,16 +128,22 @@ class AsyncClient:
         target: str = "127.0.0.1:50551",
         *,
         tls: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
         timeout: float | None = 600.0,
         retries: bool = True,
         local: LocalMode | LocalOptions = "auto",
     ) -> None:
         """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds.
 
-        *local* says which calls are made from this process instead, as `keyswitch_client.locality` describes: those to
-        local endpoints (`auto`), none (`never`), or all (`always`). That needs the extra `keyswitch[local]`.
+        *tls* is what `tls_credentials` returns, None for none. *token* proves to the server who calls. *local* says
+        which calls are made from this process instead, as `keyswitch_client.locality` describes: those to local
+        endpoints (`auto`), none (`never`), or all (`always`). That needs the extra `keyswitch[local]`.
+
+        Raises:
+            ValueError: the token would travel unencrypted to another machine, or is none.
         """
-        options = channel_options(retries=retries)
+        self._metadata = authorization(token, target, tls=tls is not None)
+        options = channel_options(retries=retries, proxies=tls is not None or token is None)
         self._target = target
         self._timeout = timeout
         self._channel = (
@@ -175,7 +182,9 @@ class AsyncClient:
     def stream(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> AsyncStream:
         """Answer a conversation as a stream. *timeout* is in seconds. Reading it raises `KeyswitchError`."""
         request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
-        return AsyncStream(self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout)))
+        return AsyncStream(
+            self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout), metadata=self._metadata)
+        )
 
     async def explain(self, *, include_body: bool = False, **arguments: Unpack[Arguments]) -> pb.ExplainRouteResponse:
         """Say where a call would go, without making it; with *include_body* what would be sent, without content.
@@ -300,7 +309,7 @@ class AsyncClient:
     async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - likewise
         """Make a unary call."""
         try:
-            return await method(request, timeout=deadline(timeout, self._timeout))
+            return await method(request, timeout=deadline(timeout, self._timeout), metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from None
         except asyncio.CancelledError as error:

@@ -26,11 +26,12 @@ _SERVICE_CONFIG = {
 }
 
 
-def channel_options(*, retries: bool) -> list[tuple[str, str | int]]:
+def channel_options(*, retries: bool, proxies: bool = True) -> list[tuple[str, str | int]]:
     """Return the options of a channel.
 
     Retries are gRPC's: a call that found no server, or one that was full or about to stop and said when to come back.
-    The service forbids them where a provider may have been called.
+    The service forbids them where a provider may have been called. Without *proxies* the environment's are not asked:
+    what goes unencrypted to this machine must not take a way around by another one.
     """
     options: list[tuple[str, str | int]] = [
         ("grpc.primary_user_agent", _user_agent()),
@@ -39,6 +40,7 @@ def channel_options(*, retries: bool) -> list[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.enable_retries", int(retries)),
+        ("grpc.enable_http_proxy", int(proxies)),
     ]
     if retries:
         options.append(("grpc.service_config", json.dumps(_SERVICE_CONFIG)))

@@ -47,25 +47,25 @@ class AsyncDispatch:
         if self._local is not None:
             await self._local.close()
 
-    async def _unary(self, name: str, request: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as stubs have it
+    async def _unary(self, name: str, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:  # noqa: ASYNC109 - as stubs have it
         """Make a unary call."""
         due = _due(timeout)
         at = place(request, self._options.mode)
         if at is Place.SERVER:
             try:
-                return await getattr(self._stub, name)(request, timeout=timeout)
+                return await getattr(self._stub, name)(request, timeout=timeout, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 await self._check_taken(request, error)
         local = await self._here(at)
         return await getattr(local, name)(request, timeout=_left(due))
 
-    def StreamGenerate(self, request: Any, timeout: float | None = None) -> Any:
+    def StreamGenerate(self, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:
         """Make a streaming call."""
         if self._options.mode == "never":
-            return self._stub.StreamGenerate(request, timeout=timeout)
+            return self._stub.StreamGenerate(request, timeout=timeout, metadata=metadata)
         due = _due(timeout)
         at = place(request, self._options.mode)
-        call = self._stub.StreamGenerate(request, timeout=timeout) if at is Place.SERVER else None
+        call = self._stub.StreamGenerate(request, timeout=timeout, metadata=metadata) if at is Place.SERVER else None
 
         async def here(error: grpc.aio.AioRpcError | None) -> Any:
             if error is not None:
@@ -153,24 +153,24 @@ class Dispatch:
             self._thread.run(self._local.close())
         self._thread.close()
 
-    def _unary(self, name: str, request: Any, timeout: float | None = None) -> Any:
+    def _unary(self, name: str, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:
         """Make a unary call."""
         due = _due(timeout)
         at = place(request, self._options.mode)
         if at is Place.SERVER:
             try:
-                return getattr(self._stub, name)(request, timeout=timeout)
+                return getattr(self._stub, name)(request, timeout=timeout, metadata=metadata)
             except grpc.RpcError as error:
                 self._check_taken(request, error)
         return self._thread.run(getattr(self._here(at), name)(request, timeout=_left(due)))
 
-    def StreamGenerate(self, request: Any, timeout: float | None = None) -> Any:
+    def StreamGenerate(self, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:
         """Make a streaming call."""
         if self._options.mode == "never":
-            return self._stub.StreamGenerate(request, timeout=timeout)
+            return self._stub.StreamGenerate(request, timeout=timeout, metadata=metadata)
         due = _due(timeout)
         at = place(request, self._options.mode)
-        call = self._stub.StreamGenerate(request, timeout=timeout) if at is Place.SERVER else None
+        call = self._stub.StreamGenerate(request, timeout=timeout, metadata=metadata) if at is Place.SERVER else None
 
         def here(error: Any) -> Any:
             if error is not None:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import click
 from keyswitch.v1 import registry_service_pb2 as pb
-from keyswitch_client import Client
 
 from keyswitch_cli import exit_codes
 from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.connection import connect
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import known_providers
 from keyswitch_cli.options import config_option, server_option
@@ -35,7 +35,7 @@ def command(server: str, config: pathlib.Path | None, *, as_json: bool) -> int:
 
     version = importlib.metadata.version("keyswitch")
     findings: dict[str, str] = {}
-    with rpc_failures(), Client(server) as client:
+    with rpc_failures(), connect(server) as client:
         info = client.registry_info()
         if is_older(version, info.min_client_version):  # the server answers nothing else
             findings["client"] = f"{version} is too old for the server, which wants {info.min_client_version}"

@@ -7,11 +7,11 @@ import json
 import sys
 
 import click
-from keyswitch_client import Client
 from keyswitch_client.locality import LocalMode
 
 from keyswitch_cli.command import Command, PrintingCommand
-from keyswitch_cli.credentials import read_value
+from keyswitch_cli.connection import connect
+from keyswitch_cli.credentials import read_field
 from keyswitch_cli.endpoints import DIALECTS, NAME, Definition, change, definitions, path, selected
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import local_option, server_option, timeout_option, warn_where_seen
@@ -140,7 +140,7 @@ def _remove(name: str) -> None:
 def _test(name: str, server: str, local: LocalMode, timeout: float) -> None:
     """Ask an endpoint for one word, which it may bill, and say whether that works."""
     endpoint = selected(name)
-    with rpc_failures(), Client(server, local=local_options(local)) as client:
+    with rpc_failures(), connect(server, local=local_options(local)) as client:
         answer = client.generate(endpoint=endpoint, messages="Hi", max_output_tokens=16, timeout=timeout)
     print_line(f"{endpoint.label} answers, as {answer.response.finished.answering_model or endpoint.model}")
 
@@ -162,13 +162,13 @@ def _key(key: str | None, *, no_key: bool) -> str:
     if key is not None and no_key:
         raise click.UsageError("give --key or --no-key, not both")
     if key is not None:
-        return read_value("key", key.strip(), "--key", warn_where_seen())
+        return read_field("key", key.strip(), "--key", warn_where_seen())
     if no_key:
         return ""
     if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError("give --key or --no-key")
     asked: str = click.prompt("Key (empty for none)", default="", hide_input=True, show_default=False, err=True)
-    return read_value("key", f"{asked.strip()}", "the key", None) if asked.strip() else ""
+    return read_field("key", f"{asked.strip()}", "the key", None) if asked.strip() else ""
 
 
 def _state(definition: Definition) -> str:

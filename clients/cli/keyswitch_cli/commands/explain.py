@@ -9,13 +9,13 @@ import click
 from click.core import ParameterSource
 from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
-from keyswitch_client import Client
 from keyswitch_client.enums import value_name
 from keyswitch_client.locality import LocalMode
 from keyswitch_client.requests import GenerateArguments, build
 
 from keyswitch_cli import exit_codes
 from keyswitch_cli.command import RoutedCommand
+from keyswitch_cli.connection import connect
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import Refused, decide, note_difference
 from keyswitch_cli.options import config_option, fallback_option, selection_options
@@ -76,7 +76,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         request.include_body = body
         return _offline(request, config, as_json=as_json)
     told: list[str] = []
-    with rpc_failures(), Client(server, local=local_options(local, told)) as client:
+    with rpc_failures(), connect(server, local=local_options(local, told)) as client:
         response = client.explain(**asked, include_body=body)
         if as_json:
             print_line(json_format.MessageToJson(response, indent=None))

@@ -7,13 +7,14 @@ import sys
 import click
 from google.protobuf import json_format
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, usage_pb2
-from keyswitch_client import Answer, Client, KeyswitchError, ReasoningDelta, RefusalDelta, Stream, TextDelta
+from keyswitch_client import Answer, KeyswitchError, ReasoningDelta, RefusalDelta, Stream, TextDelta
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.enums import value_name
 from keyswitch_client.locality import LocalMode
 
 from keyswitch_cli import credentials
 from keyswitch_cli.command import RoutedCommand
+from keyswitch_cli.connection import connect
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.inputs import read_file, read_stdin
 from keyswitch_cli.options import Number, fallback_option, selection_options, timeout_option
@@ -104,7 +105,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         **target, messages=text, system=system, options=options, reasoning_effort=reasoning_effort or "",
         max_attempts=max_attempts or 0, hedge_after=hedge_after or 0.0, request=request,
     )  # fmt: skip
-    with rpc_failures(), Client(server, local=local_options(local)) as client:
+    with rpc_failures(), connect(server, local=local_options(local)) as client:
         try:
             if stream:
                 with client.stream(timeout=timeout, **arguments) as events:

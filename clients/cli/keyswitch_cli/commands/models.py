@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 from google.protobuf import json_format
 from keyswitch.v1 import usage_pb2
-from keyswitch_client import Client
 from keyswitch_client.enums import value_name
 
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.completion import complete_providers
+from keyswitch_cli.connection import connect
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
 from keyswitch_cli.output import print_line, table
@@ -45,7 +45,7 @@ def command(
 
     It is what routing decides of the models that a server knows by name; providers take other ids too.
     """
-    with rpc_failures(), Client(server) as client:
+    with rpc_failures(), connect(server) as client:
         found = client.models(
             " ".join(query), provider=provider, keyed_providers=keyed, allow_platform=allow_platform, tenant=tenant
         )

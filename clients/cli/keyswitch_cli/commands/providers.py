@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 from google.protobuf import json_format
-from keyswitch_client import Client
 
 from keyswitch_cli.command import PrintingCommand
+from keyswitch_cli.connection import connect
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import server_option
 from keyswitch_cli.output import print_line, table
@@ -20,7 +20,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def command(query: tuple[str, ...], server: str, *, as_json: bool) -> None:
     """List the providers that a server knows; words of QUERY must all occur in id, name or aliases."""
-    with rpc_failures(), Client(server) as client:
+    with rpc_failures(), connect(server) as client:
         found = client.providers(" ".join(query))
     if as_json:
         for provider in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import signal
 
@@ -29,6 +30,8 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
     Prints one JSON line, {"listening": "HOST:PORT"}, when it accepts calls; logs go to standard error.
     Changes in the operator's provider files are taken up while it runs, and at once on SIGHUP.
     """
+    # gRPC would write lines of its own into the log, which is JSON, for every connection without TLS
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import uvloop  # noqa: PLC0415 - none of this is needed for help
         from keyswitch_engine.registry import RegistryError  # noqa: PLC0415
@@ -46,5 +49,5 @@ def command(listen: str | None, config: pathlib.Path | None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         uvloop.run(server.serve(loaded, log, lambda address: click.echo(json.dumps({"listening": address}))))
-    except (server.ListenError, RegistryError) as error:
+    except (server.ListenError, server.UnusableFileError, RegistryError) as error:
         raise click.ClickException(str(error)) from None

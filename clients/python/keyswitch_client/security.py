@@ -1,0 +1,66 @@
+"""How a client proves who calls, and knows whom it talks to."""
+
+from __future__ import annotations
+
+import ipaddress
+import pathlib
+import re
+
+import grpc
+
+__all__ = ["authorization", "is_local", "tls_credentials"]
+
+_TOKEN = re.compile(r"[!-+\--~]{1,7000}")
+"""What metadata can hold: visible ASCII, and no comma, which would make two of one."""
+
+
+def tls_credentials(
+    ca: str | pathlib.Path | None = None,
+    *,
+    certificate: str | pathlib.Path | None = None,
+    key: str | pathlib.Path | None = None,
+) -> grpc.ChannelCredentials:
+    """Return what `tls` takes, from PEM files.
+
+    *ca* holds the authorities that the server's certificate may come from, by default those that gRPC ships;
+    *certificate* and *key* are the client's own, for servers that want one.
+
+    Raises:
+        ValueError: of certificate and key only one is given.
+        OSError: a file cannot be read.
+    """
+    if (certificate is None) != (key is None):
+        raise ValueError("a client's certificate and its key are needed together")
+    authorities, chain, private = (
+        None if path is None else pathlib.Path(path).read_bytes() for path in (ca, certificate, key)
+    )
+    return grpc.ssl_channel_credentials(authorities, private, chain)
+
+
+def authorization(token: str | None, target: str, *, tls: bool) -> tuple[tuple[str, str], ...] | None:
+    """Return the metadata that every call carries *token* in; None without one.
+
+    Raises:
+        ValueError: it would travel unencrypted to another machine, or is no token; the message does not repeat it.
+    """
+    if token is None:
+        return None
+    if not tls and not is_local(target):
+        raise ValueError(
+            "a token is sent over TLS, or to this machine, and nowhere else; give tls=tls_credentials(...)"
+        )
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("a token has 1 to 7000 visible ASCII characters, without spaces, commas and line ends")
+    return (("authorization", f"Bearer {token}"),)
+
+
+def is_local(target: str) -> bool:
+    """Tell whether a target is surely on this machine: a Unix socket, `localhost`, or a loopback address."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    address = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", target)
+    host = address.rpartition(":")[0].strip("[]") or address
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,66 @@
+"""The gate: who calls, whether they may, and whether they may now, before anything of a call is read or done."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+from keyswitch_bridge.status import CODES
+from keyswitch_engine.errors import DispatchError, Reason
+
+from keyswitch_server.authentication import Authenticator, UnauthenticatedError
+from keyswitch_server.caller import set_caller
+from keyswitch_server.caller_limits import CallerLimits
+from keyswitch_server.logging import Logger, log_fields
+from keyswitch_server.policies import POLICIES, Policy
+
+__all__ = ["Gate"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Gate:
+    """Lets calls in by the method that gRPC dispatches, and by nothing else that a request says of its destination."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        limits: CallerLimits,
+        log: Logger,
+        policies: Mapping[str, Policy] = POLICIES,
+    ) -> None:
+        """Let in whom *policies* allow, as *authenticator* knows them, within *limits*."""
+        self._authenticator = authenticator
+        self._limits = limits
+        self._log = log
+        self._policies = policies
+
+    @contextlib.asynccontextmanager
+    async def entered(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Let a call in for as long as it lasts, and log who is not.
+
+        Raises:
+            DispatchError: the caller is not known, not allowed, or over a limit.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await self._enter(method, context, stack)
+            except DispatchError as error:
+                problem = error.problem if isinstance(error, UnauthenticatedError) else ""
+                fields = {"code": CODES[error.reason].name, "reason": error.reason.value, "problem": problem}
+                self._log.info("call", method=method.rpartition("/")[2], **log_fields(fields))
+                raise
+            yield
+
+    async def _enter(self, method: str, context: Context, stack: contextlib.AsyncExitStack) -> None:
+        """Find out who calls, and count their call until *stack* is left."""
+        policy = self._policies.get(method)
+        if policy is None:
+            raise DispatchError(Reason.CALLER_NOT_PERMITTED, "nobody may call this method: it has no policy")
+        if policy is Policy.OPEN:
+            return
+        caller = await self._authenticator.caller(context)
+        set_caller(caller)
+        await stack.enter_async_context(self._limits.held(caller))
