@@ -21,6 +21,9 @@ from keyswitch_bridge.negotiation import CAPABILITIES
 from keyswitch_bridge.requests import refuse_unknown
 from keyswitch_client import AsyncClient, Client, InvalidRequestError, UnsupportedError
 from keyswitch_server import logging
+from keyswitch_server.authentication import Authenticator
+from keyswitch_server.caller_limits import CallerLimits
+from keyswitch_server.gate import Gate
 from keyswitch_server.guard import Guard
 
 KEYS = {"sandbox": "k"}
@@ -57,7 +60,8 @@ HINT = "the server may be older than this client: compare them with `keyswitch d
 async def old_server(without: Collection[str] = ()) -> AsyncIterator[str]:
     """Start a server that knows the previous contract alone, and refuses what it does not know as the real one does."""
     contract = Contract(without)
-    server = grpc.aio.server(interceptors=[Guard(logging.configure("error", io.StringIO()))])
+    log = logging.configure("error", io.StringIO())
+    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({}), log))])
     handlers: dict[str, dict[str, Any]] = {}
     for rpc, method in contract.methods.items():
         if rpc not in ANSWERS:
