@@ -289,6 +289,7 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             first_token=asked.first_token or (defaults.first_token if streamed else total),
             idle=asked.idle or defaults.idle,
             total=total,
+            write=defaults.write,
         )
 
 

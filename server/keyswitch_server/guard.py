@@ -8,20 +8,22 @@ tells nothing of the inside but an incident id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 from keyswitch_bridge.negotiation import refuse_old_client
 from keyswitch_bridge.status import CODES, RpcFailure, internal_failure, rpc_failure
-from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
+from keyswitch_engine.errors import DispatchError, Reason
 
 from keyswitch_server.logging import Logger, log_incident
+from keyswitch_server.peer import Context, Patience, receive, receive_all, send
 
 __all__ = ["Guard", "client_left", "commit", "stopped"]
 
-Context = grpc.aio.ServicerContext[Any, Any]
+_LAST_WORDS_SECONDS = 5.0
+"""How long a status may take to be sent; a caller that does not read would hold it back for ever."""
 _NEGOTIATED = "/keyswitch.v1."
 _FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
 """Tells which clients the server understands, and so has to be understood itself."""
@@ -30,9 +32,10 @@ _FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
 class Guard(grpc.aio.ServerInterceptor):
     """Wraps every handler, those of health and reflection too."""
 
-    def __init__(self, log: Logger) -> None:
-        """Log incidents to *log*."""
+    def __init__(self, log: Logger, patience: Patience = Patience()) -> None:  # noqa: B008 - it is frozen
+        """Log incidents to *log*; wait for callers with *patience*."""
         self._log = log
+        self._patience = patience
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refusing = False
@@ -80,25 +83,33 @@ class Guard(grpc.aio.ServerInterceptor):
             await asyncio.wait(self._tasks)
 
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wrap a handler of any kind; single requests are decoded in here, so that malformed ones have a status."""
+        """Wrap a handler of any kind as one that reads its requests itself, so that it begins with the headers."""
         decode, encode = handler.request_deserializer, {"response_serializer": handler.response_serializer}
+        seconds = self._patience.request
+
+        def stream(context: Context) -> AsyncIterator[Any]:
+            return receive_all(context, decode or bytes, seconds)
+
+        def single(context: Context) -> Awaitable[Any]:
+            return receive(context, decode or bytes, seconds)
+
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, decode), **encode)
+            return grpc.stream_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, single), **encode)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._guarded(method, _written(handler.unary_stream), decode), **encode
+            return grpc.stream_stream_rpc_method_handler(
+                self._guarded(method, self._written(handler.unary_stream), single), **encode
             )
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
-                self._guarded(method, _written(handler.stream_stream)), request_deserializer=decode, **encode
+                self._guarded(method, self._written(handler.stream_stream), stream), **encode
             )
         raise TypeError(f"{method}: client streaming is not served")
 
-    def _guarded(self, method: str, behaviour: Any, decode: Callable[[bytes], Any] | None = None) -> Any:
-        """Run a behaviour so that it ends with an answer or a status."""
+    def _guarded(self, method: str, behaviour: Any, receive: Callable[[Context], Any]) -> Any:
+        """Run a behaviour so that it ends with an answer or a status; what it takes is read by *receive*."""
         negotiated = method.startswith(_NEGOTIATED) and method != _FOR_ALL
 
-        async def guarded(request: Any, context: Context) -> Any:
+        async def guarded(_: object, context: Context) -> Any:
             task = asyncio.current_task()
             if task is None:
                 raise RuntimeError("a handler runs in a task")
@@ -107,11 +118,10 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._admit()
                 if negotiated:
                     self._check_client(method, context)
-                return await behaviour(request if decode is None else _decoded(decode, request), context)
+                received = receive(context)
+                return await behaviour(await received if inspect.isawaitable(received) else received, context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
-            except DecodeError:  # of a stream of requests, which gRPC decodes
-                await _abort(context, rpc_failure(_malformed()))
             except grpc.aio.AbortError:
                 raise
             except asyncio.CancelledError as error:
@@ -129,6 +139,19 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._tasks.discard(task)
 
         return guarded
+
+    def _written(self, behaviour: Any) -> Callable[[Any, Context], Awaitable[None]]:
+        """Return a behaviour that writes its responses, whether the given one does so or yields them."""
+
+        async def written(request: Any, context: Context) -> None:
+            result = behaviour(request, context)
+            if hasattr(result, "__aiter__"):
+                async for response in result:
+                    await send(context, response, self._patience.write)
+            else:
+                await result
+
+        return written
 
     def _check_client(self, method: str, context: Context) -> None:
         """Refuse a client that is too old, and let the operator know that there is one."""
@@ -171,45 +194,21 @@ def _user_agent(context: Context) -> str:
     return ""
 
 
-def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:
-    """Decode a request."""
-    try:
-        return decode(request)
-    except DecodeError as error:
-        raise _malformed() from error
-
-
-def _malformed() -> InvalidRequest:
-    """Return what a request is told that cannot be decoded."""
-    return InvalidRequest([Violation("request", "is not the protobuf message that this method takes")])
-
-
 def stopped() -> DispatchError:
     """Return what a call is told that the end of the server broke off; its provider may have been called."""
     return DispatchError(Reason.SERVER_STOPPED, "the server stopped before the call was over")
 
 
 async def _abort(context: Context, failure: RpcFailure) -> NoReturn:
-    """End a call with a status, unless the client left meanwhile."""
+    """End a call with a status, unless the client left meanwhile, or does not read what was written before."""
     try:
-        await context.abort(failure.code, failure.message, failure.trailing_metadata)
+        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            await context.abort(failure.code, failure.message, failure.trailing_metadata)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
     except grpc.aio.AbortError:
         raise
     except Exception as error:
         if client_left(error):
             raise asyncio.CancelledError from None
         raise
-
-
-def _written(behaviour: Any) -> Callable[[Any, Context], Awaitable[None]]:
-    """Return a behaviour that writes its responses, whether the given one does so or yields them."""
-
-    async def written(request: Any, context: Context) -> None:
-        result = behaviour(request, context)
-        if hasattr(result, "__aiter__"):
-            async for response in result:
-                await context.write(response)
-        else:
-            await result
-
-    return written

@@ -33,6 +33,10 @@ _SHOWN = (*_SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerRe
 
 _LAST_CALLS_SECONDS = 0.2
 """How long calls that came before the end of listening have to be refused."""
+_MAX_METADATA_BYTES = 16 * 1024
+"""Size of the headers of a call from which it is refused; between two limits, as gRPC has them, chance would decide."""
+_HANDSHAKE_MS = 20_000
+"""Milliseconds until a connection speaks HTTP/2."""
 _LAST_WORDS_SECONDS, _HURRIED_SECONDS = 5.0, 1.0
 """How long calls that are broken off have to send their status, and after a second signal."""
 
@@ -52,7 +56,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     """
     live = LiveRegistry(lambda: load_registry(settings), settings.providers, log)
     version = importlib.metadata.version("keyswitch")
-    guard = Guard(log)
+    guard = Guard(log, settings.patience())
     async with Egress(settings.egress_policy()) as egress:
         server = grpc.aio.server(interceptors=[guard], options=_options(settings))
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
@@ -107,6 +111,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.max_total_timeout * 1000)),

@@ -28,6 +28,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from keyswitch_server.peer import Patience
+
 __all__ = ["InvalidSettingsError", "PlatformKey", "Settings", "load"]
 
 
@@ -166,6 +168,12 @@ class Settings(BaseSettings):
     idle_timeout: _Seconds = Field(60.0, description="Seconds of silence in the middle of an answer.")
     total_timeout: _Seconds = Field(600.0, description="Seconds for a whole call that has no deadline of its own.")
     max_total_timeout: _Seconds = Field(3600.0, description="Seconds that no call exceeds, whatever it asks for.")
+    request_timeout: _Seconds = Field(
+        60.0, description="Seconds for a request to arrive, from its headers to its last byte."
+    )
+    write_timeout: _Seconds = Field(
+        30.0, description="Seconds for which a caller may leave a message of a stream unread before its call ends."
+    )
     max_attempts: int = Field(
         2, ge=1, le=10, description="Tries at one target, the first included, of a call that does not say how many."
     )
@@ -226,7 +234,13 @@ class Settings(BaseSettings):
 
     def limits(self) -> TimeLimits:
         """Return the limits of a call that asks for none."""
-        return TimeLimits(self.connect_timeout, self.first_token_timeout, self.idle_timeout, self.total_timeout)
+        return TimeLimits(
+            self.connect_timeout, self.first_token_timeout, self.idle_timeout, self.total_timeout, self.write_timeout
+        )
+
+    def patience(self) -> Patience:
+        """Return how long callers may take."""
+        return Patience(self.request_timeout, self.write_timeout)
 
     def egress_policy(self) -> EgressPolicy:
         """Return where calls may go."""
