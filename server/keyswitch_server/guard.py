@@ -8,9 +8,8 @@ tells nothing of the inside but an incident id.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from keyswitch_bridge.negotiation import refuse_old_client
@@ -18,9 +17,11 @@ from keyswitch_bridge.status import CODES, RpcFailure, internal_failure, rpc_fai
 from keyswitch_engine.errors import DispatchError, Reason
 
 from keyswitch_server.logging import Logger, log_incident
-from keyswitch_server.peer import Context, Patience, receive, receive_all, send
+from keyswitch_server.peer import Context, Patience, Receiver, send
 
 __all__ = ["Guard", "client_left", "commit", "stopped"]
+
+R = TypeVar("R")
 
 _LAST_WORDS_SECONDS = 5.0
 """How long a status may take to be sent; a caller that does not read would hold it back for ever."""
@@ -35,9 +36,11 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(self, log: Logger, patience: Patience = Patience()) -> None:  # noqa: B008 - it is frozen
         """Log incidents to *log*; wait for callers with *patience*."""
         self._log = log
-        self._patience = patience
+        self._receiver = Receiver(patience)
+        self._write_seconds = patience.write
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._awaited: set[asyncio.Task[Any]] = set()
         self._refusing = False
         self.broken_off = False
         """Whether calls are ended before they are over."""
@@ -58,8 +61,10 @@ class Guard(grpc.aio.ServerInterceptor):
         return wrapped
 
     def refuse(self) -> None:
-        """Refuse every call that comes from now on, with a status that lets it be tried elsewhere."""
+        """Refuse every call whose request has not come yet, with a status that lets it be tried elsewhere."""
         self._refusing = True
+        for task in self._awaited:
+            task.cancel()
 
     def break_off(self) -> None:
         """End every call at once, each with a status that forbids to try it again: its provider may have been called.
@@ -77,6 +82,22 @@ class Guard(grpc.aio.ServerInterceptor):
             error.retryable = True
             raise error
 
+    async def _awaiting(self, request: Awaitable[R]) -> R:
+        """Wait for a request, unless the server stops: it would wait for callers that send nothing."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a handler runs in a task")
+        self._awaited.add(task)
+        try:
+            return await request
+        except asyncio.CancelledError:
+            if self._refusing:
+                task.uncancel()
+            self._admit()
+            raise
+        finally:
+            self._awaited.discard(task)
+
     async def wait_idle(self) -> None:
         """Wait until every handler has ended, its cleaning up included: `Server.stop` may return before that."""
         while self._tasks:
@@ -85,13 +106,12 @@ class Guard(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap a handler of any kind as one that reads its requests itself, so that it begins with the headers."""
         decode, encode = handler.request_deserializer, {"response_serializer": handler.response_serializer}
-        seconds = self._patience.request
 
-        def stream(context: Context) -> AsyncIterator[Any]:
-            return receive_all(context, decode or bytes, seconds)
+        async def single(context: Context) -> Any:
+            return await self._awaiting(self._receiver.one(context, decode or bytes))
 
-        def single(context: Context) -> Awaitable[Any]:
-            return receive(context, decode or bytes, seconds)
+        async def stream(context: Context) -> AsyncIterator[Any]:
+            return self._receiver.all(context, decode or bytes)
 
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, single), **encode)
@@ -105,7 +125,7 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         raise TypeError(f"{method}: client streaming is not served")
 
-    def _guarded(self, method: str, behaviour: Any, receive: Callable[[Context], Any]) -> Any:
+    def _guarded(self, method: str, behaviour: Any, receive: Callable[[Context], Awaitable[Any]]) -> Any:
         """Run a behaviour so that it ends with an answer or a status; what it takes is read by *receive*."""
         negotiated = method.startswith(_NEGOTIATED) and method != _FOR_ALL
 
@@ -118,8 +138,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._admit()
                 if negotiated:
                     self._check_client(method, context)
-                received = receive(context)
-                return await behaviour(await received if inspect.isawaitable(received) else received, context)
+                return await behaviour(await receive(context), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
             except grpc.aio.AbortError:
@@ -147,7 +166,7 @@ class Guard(grpc.aio.ServerInterceptor):
             result = behaviour(request, context)
             if hasattr(result, "__aiter__"):
                 async for response in result:
-                    await send(context, response, self._patience.write)
+                    await send(context, response, self._write_seconds)
             else:
                 await result
 

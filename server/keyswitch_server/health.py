@@ -27,6 +27,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         self._status = dict.fromkeys(("", *services), health_pb2.HealthCheckResponse.NOT_SERVING)
         self._changed = asyncio.Event()
         self._watchers = 0
+        self._over = False
 
     def set_all(self, *, serving: bool) -> None:
         """Change the status of every service, and tell the watchers."""
@@ -34,6 +35,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         self._status = dict.fromkeys(self._status, status)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def end_watches(self) -> None:
+        """End every watch, which would go on for as long as its caller likes; a server that stops waits for none."""
+        self._over = True
+        self._changed.set()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -65,6 +71,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
                     last = status
                     async with asyncio.timeout(_WRITE_SECONDS):
                         await context.write(health_pb2.HealthCheckResponse(status=status))
+                if self._over:
+                    break
                 await changed.wait()
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the watcher does not read")

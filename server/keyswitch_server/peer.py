@@ -16,9 +16,13 @@ import msgspec
 from google.protobuf.message import DecodeError
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
-__all__ = ["Context", "Patience", "receive", "receive_all", "send"]
+__all__ = ["Context", "Patience", "Receiver", "send"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_PROMPT_SECONDS = 1.0
+"""What takes longer to arrive is large, or not meant to arrive."""
+_RETRY_SECONDS = 1.0
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -28,39 +32,70 @@ class Patience(msgspec.Struct, frozen=True):
     """For one request to arrive, from its headers to its last byte."""
     write: float = 30.0
     """For one message to be taken."""
+    slow_requests: int = 32
+    """How many requests may take longer than a second to arrive: gRPC keeps what has come of each in memory."""
 
 
-async def receive(context: Context, decode: Callable[[bytes], Any], seconds: float) -> Any:
-    """Return the request of a call.
+class Receiver:
+    """Reads the requests of all calls."""
 
-    Raises:
-        DispatchError: it did not come in time, ended before it came, or is no message of the method's.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            request = await context.read()
-    except TimeoutError:
-        raise DispatchError(Reason.CALLER_TIMEOUT, f"the request did not arrive within {seconds:g} s") from None
-    if request is grpc.aio.EOF:
-        raise InvalidRequest([Violation("request", "did not come: the call ended with its headers")])
-    return _decoded(decode, request)
+    def __init__(self, patience: Patience) -> None:
+        """Wait with *patience*."""
+        self._seconds = patience.request
+        self._slow_left = patience.slow_requests
 
+    async def one(self, context: Context, decode: Callable[[bytes], Any]) -> Any:
+        """Return the request of a call.
 
-async def receive_all(context: Context, decode: Callable[[bytes], Any], seconds: float) -> AsyncIterator[Any]:
-    """Yield the requests of a stream, which ends when its caller says so or is silent for that long.
-
-    Raises:
-        InvalidRequest: one of them is no message of the method's.
-    """
-    while True:
+        Raises:
+            DispatchError: it did not come in time, ended before it came, or is no message of the method's; or it is
+                slow, and too many others are.
+        """
+        loop, slow, crowded = asyncio.get_running_loop(), False, False
         try:
-            async with asyncio.timeout(seconds):
-                request = await context.read()
+            async with asyncio.timeout(self._seconds) as limit:
+
+                def look() -> None:
+                    nonlocal slow, crowded
+                    slow = self._slow_left > 0
+                    crowded = not slow
+                    self._slow_left -= slow
+                    if crowded:
+                        limit.reschedule(loop.time())
+
+                looking = loop.call_later(_PROMPT_SECONDS, look)
+                try:
+                    request = await context.read()
+                finally:
+                    looking.cancel()
+                    self._slow_left += slow
         except TimeoutError:
-            return
+            if crowded:
+                error = DispatchError(Reason.OVERLOADED, "too many requests are slow to arrive; try again later")
+                error.retry_after = _RETRY_SECONDS
+                raise error from None
+            raise DispatchError(
+                Reason.CALLER_TIMEOUT, f"the request did not arrive within {self._seconds:g} s"
+            ) from None
         if request is grpc.aio.EOF:
-            return
-        yield _decoded(decode, request)
+            raise InvalidRequest([Violation("request", "did not come: the call ended with its headers")])
+        return _decoded(decode, request)
+
+    async def all(self, context: Context, decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        """Yield the requests of a stream, which ends when its caller says so or is silent for too long.
+
+        Raises:
+            InvalidRequest: one of them is no message of the method's.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    request = await context.read()
+            except TimeoutError:
+                return
+            if request is grpc.aio.EOF:
+                return
+            yield _decoded(decode, request)
 
 
 async def send(context: Context, response: Any, seconds: float) -> None:

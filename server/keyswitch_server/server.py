@@ -99,7 +99,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
                     on_listening(address)
                     await stop.wait()
                     health.set_all(serving=False)
-                    await _drain(server, guard, settings, at_once)
+                    await _drain(server, guard, health, settings, at_once)
         finally:
             await server.stop(0)
         log.info("stopped")
@@ -156,12 +156,15 @@ def _signals(log: Logger, on_hangup: Callable[[], None]) -> Iterator[tuple[async
             loop.remove_signal_handler(number)
 
 
-async def _drain(server: grpc.aio.Server, guard: Guard, settings: Settings, at_once: asyncio.Event) -> None:
+async def _drain(
+    server: grpc.aio.Server, guard: Guard, health: Health, settings: Settings, at_once: asyncio.Event
+) -> None:
     """Refuse new calls, let those in flight finish, break the others off, and wait for their cleaning up."""
     if settings.drain_seconds:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(at_once.wait(), settings.drain_seconds)
     guard.refuse()
+    health.end_watches()
     with contextlib.suppress(TimeoutError):  # calls that gRPC has and nobody picked up would end without a status
         await asyncio.wait_for(at_once.wait(), _LAST_CALLS_SECONDS)
     stopping = asyncio.ensure_future(server.stop(settings.grace_seconds + _LAST_WORDS_SECONDS))

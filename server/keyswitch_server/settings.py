@@ -62,6 +62,8 @@ class PlatformKey(pydantic.BaseModel):
 
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _MEBIBYTE = 1024 * 1024
+_SLOW_BYTES = 1024 * _MEBIBYTE
+"""What may be kept of requests that are slow to arrive."""
 _MAX_PORT = 65_535
 
 
@@ -240,7 +242,7 @@ class Settings(BaseSettings):
 
     def patience(self) -> Patience:
         """Return how long callers may take."""
-        return Patience(self.request_timeout, self.write_timeout)
+        return Patience(self.request_timeout, self.write_timeout, max(4, _SLOW_BYTES // self.max_message_bytes))
 
     def egress_policy(self) -> EgressPolicy:
         """Return where calls may go."""
