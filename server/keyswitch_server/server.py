@@ -102,7 +102,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
                     await _drain(server, guard, health, settings, at_once)
         finally:
             await server.stop(0)
-        log.info("stopped")
+        log.info("stopped", tasks_left=len(asyncio.all_tasks()) - 1)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -193,7 +193,11 @@ class Settings(BaseSettings):
         1800.0, description="Seconds after which a client is asked to reconnect, so that load spreads over replicas."
     )
     drain_seconds: float = Field(
-        0.0, ge=0, le=600, description="Seconds between reporting NOT_SERVING and refusing calls, for load balancers."
+        0.2,
+        ge=0,
+        le=600,
+        description="Seconds between reporting NOT_SERVING and refusing calls: what clients and load balancers need to "
+        "hear it. Balancers that poll need their interval.",
     )
     grace_seconds: float = Field(30.0, ge=0, le=3600, description="Seconds that calls in flight get to finish on stop.")
     reflection: bool = Field(default=True, description="Whether the server describes its services by reflection.")

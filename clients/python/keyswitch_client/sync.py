@@ -118,7 +118,7 @@ class Client:
         retries: bool = True,
     ) -> None:
         """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds."""
-        options = channel_options(retries=retries)
+        options = channel_options(target, retries=retries)
         self._target = target
         self._timeout = timeout
         self._channel = (
