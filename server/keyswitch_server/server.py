@@ -35,6 +35,8 @@ _LAST_CALLS_SECONDS = 0.2
 """How long calls that came before the end of listening have to be refused."""
 _MAX_METADATA_BYTES = 16 * 1024
 """Size of the headers of a call from which it is refused; between two limits, as gRPC has them, chance would decide."""
+_MAX_PENDING = 20_000
+"""Calls that gRPC has and nobody picked up yet. It ends further ones as CANCELLED, where admission says OVERLOADED."""
 _HANDSHAKE_MS = 20_000
 """Milliseconds until a connection speaks HTTP/2."""
 _LAST_WORDS_SECONDS, _HURRIED_SECONDS = 5.0, 1.0
@@ -114,6 +116,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.max_total_timeout * 1000)),
