@@ -120,34 +120,35 @@ async def test_a_reader_that_never_reads_loses_its_place_and_its_provider(attack
     told = attacked.logged("CALLER_TIMEOUT")
     number = max((entry.number for entry in sandbox.journal), default=0)
     rounds = 3
-    async with bounded(attacked, f"{rounds * MAX_CALLS} readers that never read", rounds * MAX_CALLS * 0.5):
-        async with raw_peer(attacked.address, window=0) as peer:
-            streams: list[int] = []
-            for turn in range(1, rounds + 1):
-                for _ in range(MAX_CALLS):
-                    streams.append(peer.call(f"{SERVICE}StreamGenerate"))
-                    await peer.send(streams[-1], framed(body("endless")))
-                async with asyncio.timeout(8):
-                    while attacked.logged("CALLER_TIMEOUT") < told + turn * MAX_CALLS:
-                        await asyncio.sleep(0.02)
-                await attacked.serves_others()
-            await sandbox.journal.wait_for(
-                lambda journal: all(entry.state != "open" for entry in journal if entry.number > number)
-            )
-            peer.h2.increment_flow_control_window(1 << 30)
-            peer.h2.update_settings({4: 1 << 24})
-            peer.flush()
-            for stream in streams:
-                assert await peer.status(stream) == (DEADLINE, "Sandbox: the caller did not read its answer")
+    async with (
+        bounded(attacked, f"{rounds * MAX_CALLS} readers that never read", rounds * MAX_CALLS * 0.5),
+        raw_peer(attacked.address, window=0) as peer,
+    ):
+        streams: list[int] = []
+        for turn in range(1, rounds + 1):
+            for _ in range(MAX_CALLS):
+                streams.append(peer.call(f"{SERVICE}StreamGenerate"))
+                await peer.send(streams[-1], framed(body("endless")))
+            async with asyncio.timeout(8):
+                while attacked.logged("CALLER_TIMEOUT") < told + turn * MAX_CALLS:
+                    await asyncio.sleep(0.02)
+            await attacked.serves_others()
+        await sandbox.journal.wait_for(
+            lambda journal: all(entry.state != "open" for entry in journal if entry.number > number)
+        )
+        peer.h2.increment_flow_control_window(1 << 30)
+        peer.h2.update_settings({4: 1 << 24})
+        peer.flush()
+        for stream in streams:
+            assert await peer.status(stream) == (DEADLINE, "Sandbox: the caller did not read its answer")
 
 
 async def test_calls_of_headers_alone_take_no_place_and_end(attacked: Attacked) -> None:
     """Without a request few calls may wait for long, the others are OVERLOADED at once; and all of them end."""
-    async with bounded(attacked, "900 calls of headers alone", 60):
-        async with raw_peer(attacked.address) as peer:
-            streams = [peer.call(f"{SERVICE}Generate") for _ in range(900)]
-            await attacked.serves_others()
-            ends = [await peer.status(stream, 5) for stream in streams]
+    async with bounded(attacked, "900 calls of headers alone", 60), raw_peer(attacked.address) as peer:
+        streams = [peer.call(f"{SERVICE}Generate") for _ in range(900)]
+        await attacked.serves_others()
+        ends = [await peer.status(stream, 5) for stream in streams]
     late = (DEADLINE, "the request did not arrive within 2 s")
     crowded = (EXHAUSTED, "too many requests are slow to arrive; try again later")
     assert (ends.count(late), ends.count(crowded)) == (SLOW_REQUESTS, 900 - SLOW_REQUESTS)
@@ -289,20 +290,20 @@ async def flood(peer: RawPeer, data: bytes, times: int) -> None:
             await peer.writer.drain()
 
 
-FLOODS = {
-    "pings": (frame(PING, 0, 0, bytes(8)) * 100, 50),
-    "settings": (frame(SETTINGS, 0, 0, b"\x00\x04\x00\x00\xff\xff") * 100, 50),
-    "continuations": (frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 2000) * 10, 200),
-    "resets of nothing": (frame(RST_STREAM, 0, 1, bytes(4)) * 100, 50),
-    "empty data": (frame(DATA, 0, 1, b"") * 100, 50),
+FLOODS = {  # what is sent, how often, and how many MiB it may cost
+    "pings": (frame(PING, 0, 0, bytes(8)) * 100, 50, 8),
+    "settings": (frame(SETTINGS, 0, 0, b"\x00\x04\x00\x00\xff\xff") * 100, 50, 8),
+    "continuations": (frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 2000) * 10, 2000, 64),
+    "resets of nothing": (frame(RST_STREAM, 0, 1, bytes(4)) * 100, 50, 8),
+    "empty data": (frame(DATA, 0, 1, b"") * 100, 50, 8),
 }
 
 
 @pytest.mark.parametrize("name", FLOODS)
 async def test_floods_of_frames_are_cut_off_or_cost_nothing(attacked: Attacked, name: str) -> None:
     """Thousands of frames that mean nothing leave others their answers, and no memory taken."""
-    data, times = FLOODS[name]
-    async with bounded(attacked, f"flood of {name}", 16), raw_peer(attacked.address) as peer:
+    data, times, mebibytes = FLOODS[name]
+    async with bounded(attacked, f"flood of {name}", mebibytes), raw_peer(attacked.address) as peer:
         if name == "continuations":
             peer.writer.write(frame(HEADERS, 0, 1, b"\x00\x01a\x01b"))
         elif name != "pings":
@@ -313,34 +314,27 @@ async def test_floods_of_frames_are_cut_off_or_cost_nothing(attacked: Attacked, 
             await peer.until(lambda: peer.closed or peer.goaway is not None)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        bytes(range(256)) * 256,
-        frame(DATA, 0, 0, b"x"),
-        frame(HEADERS, 4, 2, b"\x82"),
-        frame(HEADERS, 4, 1, b"\xff\xff\xff\xff\xff"),
-        frame(SETTINGS, 0, 0, b"\x00"),
-        frame(PING, 0, 0, b"", claims=0xFFFFFF),
-        frame(CONTINUATION, 4, 1, b""),
-    ],
-    ids=[
-        "http/1.1",
-        "noise",
-        "data on 0",
-        "even stream",
-        "bad compression",
-        "odd settings",
-        "huge frame",
-        "continuation",
-    ],
-)
-async def test_malformed_frames_end_their_connection_alone(attacked: Attacked, data: bytes) -> None:
-    """What is not HTTP/2 closes its own connection, and nobody else's."""
-    async with bounded(attacked, f"malformed {data[:9]!r}", 8), raw_peer(attacked.address) as peer:
-        await flood(peer, data, 1)
-        await peer.until(lambda: peer.closed or peer.goaway is not None)
+MALFORMED = {
+    "http/1.1": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "noise": bytes(range(256)) * 256,
+    "bad compression": frame(HEADERS, 4, 1, b"\xff\xff\xff\xff\xff"),
+    "odd settings": frame(SETTINGS, 0, 0, b"\x00"),
+    "huge frame": frame(PING, 0, 0, b"", claims=0xFFFFFF),
+    "continuation of nothing": frame(CONTINUATION, 4, 1, b""),
+    "data on stream 0": frame(DATA, 0, 0, b"x"),
+    "even stream": frame(HEADERS, 4, 2, b"\x82"),
+}
+IGNORED = {"data on stream 0", "even stream"}
+"""What gRPC drops without a word."""
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_malformed_frames_end_their_connection_alone(attacked: Attacked, name: str) -> None:
+    """What is not HTTP/2 closes its own connection or is dropped, and nobody else's answer is lost."""
+    async with bounded(attacked, f"malformed: {name}", 8), raw_peer(attacked.address) as peer:
+        await flood(peer, MALFORMED[name], 1)
+        if name not in IGNORED:
+            await peer.until(lambda: peer.closed or peer.goaway is not None)
 
 
 async def test_metadata_has_a_limit_that_is_no_matter_of_chance(attacked: Attacked) -> None:
