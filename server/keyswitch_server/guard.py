@@ -98,6 +98,15 @@ class Guard(grpc.aio.ServerInterceptor):
         finally:
             self._awaited.discard(task)
 
+    async def _awaiting_each(self, requests: AsyncIterator[R]) -> AsyncIterator[R]:
+        """Wait likewise for each of a stream of requests."""
+        while True:
+            try:
+                request = await self._awaiting(anext(requests))
+            except StopAsyncIteration:
+                return
+            yield request
+
     async def wait_idle(self) -> None:
         """Wait until every handler has ended, its cleaning up included: `Server.stop` may return before that."""
         while self._tasks:
@@ -111,7 +120,7 @@ class Guard(grpc.aio.ServerInterceptor):
             return await self._awaiting(self._receiver.one(context, decode or bytes))
 
         async def stream(context: Context) -> AsyncIterator[Any]:
-            return self._receiver.all(context, decode or bytes)
+            return self._awaiting_each(self._receiver.all(context, decode or bytes))
 
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, single), **encode)

@@ -308,6 +308,8 @@ async def ask(client: AsyncClient, name: str, *, stream: bool, dialect: str = "o
 
 SILENT, IDLE, TOTAL_LIMIT = "FIRST_TOKEN_TIMEOUT", "IDLE_TIMEOUT", "TOTAL_TIMEOUT"
 GONE, CUT, NONSENSE = "PROVIDER_UNAVAILABLE", "STREAM_TRUNCATED", "PROVIDER_PROTOCOL_ERROR"
+EITHER = f"{CUT} or {NONSENSE}"
+"""Depends on what the network delivers at once: whether the answer had begun when it went wrong."""
 
 ENDINGS = {  # of a whole answer, and of a stream where that ends otherwise
     "stall-before-headers": (SILENT,),
@@ -346,8 +348,8 @@ ENDINGS = {  # of a whole answer, and of a stream where that ends otherwise
     "endless-event": (NONSENSE,),
     "endless-comments": (NONSENSE, CUT),
     "endless-blank": (NONSENSE, CUT),
-    "chunk-extension-without-end": (CUT,),
-    "trailers-without-end": (NONSENSE,),
+    "chunk-extension-without-end": (EITHER,),
+    "trailers-without-end": (EITHER,),
     "refusal-without-end": ("PROVIDER_RATE_LIMITED",),
     "gzip-bomb": (NONSENSE,),
     "deflate-bomb": (NONSENSE,),
@@ -372,7 +374,7 @@ async def test_a_hostile_provider_ends_in_its_error_in_time_and_within_memory(
     reason = await ask(caller, name, stream=stream)
     taken, grown = time.monotonic() - began, process.memory_info().rss - before
     print(f"{name}: {reason}, {taken:.1f} s, {grown / MEBIBYTE:+.1f} MiB")
-    assert reason == ENDINGS[name][-1 if stream else 0]
+    assert reason in ENDINGS[name][-1 if stream else 0].split(" or ")
     assert taken < TOTAL + 1
     assert grown < COSTLY.get(name, 64) * MEBIBYTE
     async with asyncio.timeout(5):
