@@ -40,6 +40,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self._write_seconds = patience.write
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unfinished: set[asyncio.Task[Any]] = set()
+        """Tasks of calls, and of those whose last bytes are being sent."""
         self._awaited: set[asyncio.Task[Any]] = set()
         self._refusing = False
         self.broken_off = False
@@ -108,9 +110,12 @@ class Guard(grpc.aio.ServerInterceptor):
             yield request
 
     async def wait_idle(self) -> None:
-        """Wait until every handler has ended, its cleaning up included: `Server.stop` may return before that."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait until every call has ended, its cleaning up included.
+
+        `Server.stop` may return before that, and later too: it waits for callers to close their connections.
+        """
+        while self._unfinished:
+            await asyncio.wait(self._unfinished)
 
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap a handler of any kind as one that reads its requests itself, so that it begins with the headers."""
@@ -143,6 +148,8 @@ class Guard(grpc.aio.ServerInterceptor):
             if task is None:
                 raise RuntimeError("a handler runs in a task")
             self._tasks.add(task)
+            self._unfinished.add(task)
+            task.add_done_callback(self._unfinished.discard)
             try:
                 self._admit()
                 if negotiated:

@@ -172,9 +172,10 @@ async def _drain(
     with contextlib.suppress(TimeoutError):  # calls that gRPC has and nobody picked up would end without a status
         await asyncio.wait_for(at_once.wait(), _LAST_CALLS_SECONDS)
     stopping = asyncio.ensure_future(server.stop(settings.grace_seconds + _LAST_WORDS_SECONDS))
-    hurried = asyncio.ensure_future(at_once.wait())
-    await asyncio.wait((stopping, hurried), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-    hurried.cancel()
+    enough = [asyncio.ensure_future(waited) for waited in (at_once.wait(), guard.wait_idle())]
+    await asyncio.wait((stopping, *enough), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+    for waited in enough:
+        waited.cancel()
     guard.break_off()
     await asyncio.wait((stopping,), timeout=_HURRIED_SECONDS if at_once.is_set() else _LAST_WORDS_SECONDS)
     stopping.cancel()  # two stops at a time crash gRPC

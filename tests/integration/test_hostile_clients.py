@@ -297,7 +297,7 @@ async def test_watches_are_bounded_and_closed_windows_freeze_nothing(sandbox: Sa
 
 
 async def test_a_stopping_server_waits_for_nobody_who_is_silent(sandbox: Sandbox, tmp_path: pathlib.Path) -> None:
-    """Calls without a request, idle reflection and watches end with the server, which has half a minute for others."""
+    """Calls without a request, idle reflection, watches and open connections end, although others had half a minute."""
     async with (
         server_process(tmp_path, {**EGRESS, "KEYSWITCH_SANDBOX_URL": sandbox.url}) as own,
         raw_peer(own.address) as peer,
@@ -309,7 +309,7 @@ async def test_a_stopping_server_waits_for_nobody_who_is_silent(sandbox: Sandbox
         await peer.send(watch, framed(b""))
         await peer.until(lambda: watch in peer.data and reflection in peer.data)
         own.process.terminate()
-        assert await asyncio.wait_for(own.process.wait(), 3) == 0
+        assert await asyncio.wait_for(own.process.wait(), 10) == 0
         for stream in (*silent, reflection):
             assert await peer.status(stream) == (grpc.StatusCode.UNAVAILABLE.value[0], "the server is stopping")
         assert await peer.status(watch) == (0, "")
@@ -375,7 +375,7 @@ async def test_malformed_frames_end_their_connection_alone(attacked: Attacked, n
 async def test_metadata_has_a_limit_that_is_no_matter_of_chance(attacked: Attacked) -> None:
     """Headers of 12 KiB always pass, those of 20 KiB never do."""
     async with bounded(attacked, "metadata", 8), raw_peer(attacked.address) as peer:
-        for _ in range(50):
+        for _ in range(15):
             stream = peer.call(f"{SERVICE}Generate", ("x-large", "a" * 12 * 1024))
             await peer.send(stream, framed(b"\xff"))
             assert (await peer.status(stream))[0] == BAD_REQUEST
