@@ -274,6 +274,7 @@ class Calls:
             first_token=asked.first_token or (defaults.first_token if streamed else total),
             idle=asked.idle or defaults.idle,
             total=total,
+            write=defaults.write,
         )
 
 

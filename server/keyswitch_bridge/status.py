@@ -72,6 +72,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = MappingProxyType(
         Reason.INTERNAL: grpc.StatusCode.INTERNAL,
         Reason.SERVER_STOPPED: grpc.StatusCode.UNAVAILABLE,
         Reason.CLIENT_TOO_OLD: _PRECONDITION,
+        Reason.CALLER_TIMEOUT: _DEADLINE,
     }
 )
 """The status code of every reason, as the contract's error table has it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
 from typing import Self
 
@@ -31,12 +32,15 @@ class TimeLimits(msgspec.Struct, frozen=True):
     """Between two reads of the answer."""
     total: float
     """For everything."""
+    write: float = math.inf
+    """For one write to the caller, who may read as slowly as that and not more so."""
 
 
 _WORDS = {
     Reason.FIRST_TOKEN_TIMEOUT: "the provider did not begin to answer within the first-token limit",
     Reason.IDLE_TIMEOUT: "the provider went silent in the middle of its answer",
     Reason.TOTAL_TIMEOUT: "the call took longer than its total limit or the deadline allow",
+    Reason.CALLER_TIMEOUT: "the caller did not read its answer",
 }
 
 
@@ -59,6 +63,7 @@ class Watch:
         "_task",
         "_timer",
         "_writing",
+        "_writing_since",
     )
 
     def __init__(self, limits: TimeLimits, started: float, deadline: float) -> None:
@@ -68,6 +73,7 @@ class Watch:
         self._due = deadline
         self._answering = False
         self._writing = False
+        self._writing_since = 0.0
         self._passed: Reason | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -94,7 +100,9 @@ class Watch:
     def writing(self, *, active: bool) -> None:
         """Note that the caller is being written to, during which the provider is not expected to make progress."""
         self._writing = active
-        if not active:
+        if active:
+            self._writing_since = self._loop.time()
+        else:
             self._last = self._loop.time()
             if self._last >= self._due:
                 self._check()
@@ -113,7 +121,8 @@ class Watch:
     def _next(self) -> tuple[float, Reason]:
         """Return the limit that passes first if nothing more happens."""
         if self._writing:
-            return self._due + WRITE_GRACE, Reason.TOTAL_TIMEOUT
+            latest, when = self._due + WRITE_GRACE, self._writing_since + self._limits.write
+            return (when, Reason.CALLER_TIMEOUT) if when < latest else (latest, Reason.TOTAL_TIMEOUT)
         if self._answering:
             when, reason = self._last + self._limits.idle, Reason.IDLE_TIMEOUT
         else:
@@ -129,7 +138,8 @@ class Watch:
             self._passed = reason
             self._task.cancel()
         else:
-            self._timer = self._loop.call_at(min(when, now + max(self._limits.idle, _RESOLUTION)), self._check)
+            soon = now + max(min(self._limits.idle, self._limits.write), _RESOLUTION)
+            self._timer = self._loop.call_at(min(when, soon), self._check)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

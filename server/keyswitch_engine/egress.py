@@ -133,6 +133,17 @@ class Answer:
                     pass
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Reuses no connection on which something came after its last answer: it would be taken for the next caller's."""
+
+    async def _get(self, *arguments: Any) -> aiohttp.connector.Connection | None:
+        while (connection := await super()._get(*arguments)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
+
+
 class Egress:
     """The session that all calls share; an async context manager that owns its sockets."""
 
@@ -146,7 +157,7 @@ class Egress:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_note_connected)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=_Connector(
                 limit=0,
                 ssl=ssl.create_default_context(),
                 socket_factory=self._socket,

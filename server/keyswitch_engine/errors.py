@@ -81,6 +81,7 @@ class Reason(enum.StrEnum):
     INTERNAL = "INTERNAL"
     SERVER_STOPPED = "SERVER_STOPPED"
     CLIENT_TOO_OLD = "CLIENT_TOO_OLD"
+    CALLER_TIMEOUT = "CALLER_TIMEOUT"
 
 
 class Origin(enum.Enum):

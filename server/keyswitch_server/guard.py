@@ -8,21 +8,24 @@ tells nothing of the inside but an incident id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 from keyswitch_bridge.negotiation import refuse_old_client
 from keyswitch_bridge.status import CODES, RpcFailure, internal_failure, rpc_failure
-from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
+from keyswitch_engine.errors import DispatchError, Reason
 
 from keyswitch_server.gate import Gate
 from keyswitch_server.logging import Logger, log_incident
+from keyswitch_server.peer import Context, Patience, Receiver, send
 
 __all__ = ["Guard", "client_left", "commit", "stopped"]
 
-Context = grpc.aio.ServicerContext[Any, Any]
+R = TypeVar("R")
+
+_LAST_WORDS_SECONDS = 5.0
+"""How long a status may take to be sent; a caller that does not read would hold it back for ever."""
 _NEGOTIATED = "/keyswitch.v1."
 _FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
 """Tells which clients the server understands, and so has to be understood itself."""
@@ -31,12 +34,17 @@ _FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
 class Guard(grpc.aio.ServerInterceptor):
     """Wraps every handler, those of health and reflection too."""
 
-    def __init__(self, log: Logger, gate: Gate) -> None:
-        """Log incidents to *log*; run no handler whose call *gate* does not let in."""
+    def __init__(self, log: Logger, gate: Gate, patience: Patience = Patience()) -> None:  # noqa: B008 - it is frozen
+        """Log incidents to *log*; let in whom *gate* lets in; wait for callers with *patience*."""
         self._log = log
         self._gate = gate
+        self._receiver = Receiver(patience)
+        self._write_seconds = patience.write
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unfinished: set[asyncio.Task[Any]] = set()
+        """Tasks of calls, and of those whose last bytes are being sent."""
+        self._awaited: set[asyncio.Task[Any]] = set()
         self._refusing = False
         self.broken_off = False
         """Whether calls are ended before they are over."""
@@ -57,8 +65,10 @@ class Guard(grpc.aio.ServerInterceptor):
         return wrapped
 
     def refuse(self) -> None:
-        """Refuse every call that comes from now on, with a status that lets it be tried elsewhere."""
+        """Refuse every call whose request has not come yet, with a status that lets it be tried elsewhere."""
         self._refusing = True
+        for task in self._awaited:
+            task.cancel()
 
     def break_off(self) -> None:
         """End every call at once, each with a status that forbids to try it again: its provider may have been called.
@@ -76,45 +86,80 @@ class Guard(grpc.aio.ServerInterceptor):
             error.retryable = True
             raise error
 
+    async def _awaiting(self, request: Awaitable[R]) -> R:
+        """Wait for a request, unless the server stops: it would wait for callers that send nothing."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a handler runs in a task")
+        self._awaited.add(task)
+        try:
+            return await request
+        except asyncio.CancelledError:
+            if self._refusing:
+                task.uncancel()
+            self._admit()
+            raise
+        finally:
+            self._awaited.discard(task)
+
+    async def _awaiting_each(self, requests: AsyncIterator[R]) -> AsyncIterator[R]:
+        """Wait likewise for each of a stream of requests."""
+        while True:
+            try:
+                request = await self._awaiting(anext(requests))
+            except StopAsyncIteration:
+                return
+            yield request
+
     async def wait_idle(self) -> None:
-        """Wait until every handler has ended, its cleaning up included: `Server.stop` may return before that."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait until every call has ended, its cleaning up included.
+
+        `Server.stop` may return before that, and later too: it waits for callers to close their connections.
+        """
+        while self._unfinished:
+            await asyncio.wait(self._unfinished)
 
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wrap a handler of any kind; single requests are decoded in here, so that malformed ones have a status."""
+        """Wrap a handler of any kind as one that reads its requests itself, so that it begins with the headers."""
         decode, encode = handler.request_deserializer, {"response_serializer": handler.response_serializer}
+
+        async def single(context: Context) -> Any:
+            return await self._awaiting(self._receiver.one(context, decode or bytes))
+
+        async def stream(context: Context) -> AsyncIterator[Any]:
+            return self._awaiting_each(self._receiver.all(context, decode or bytes))
+
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, decode), **encode)
+            return grpc.stream_unary_rpc_method_handler(self._guarded(method, handler.unary_unary, single), **encode)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._guarded(method, _written(handler.unary_stream), decode), **encode
+            return grpc.stream_stream_rpc_method_handler(
+                self._guarded(method, self._written(handler.unary_stream), single), **encode
             )
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(
-                self._guarded(method, _written(handler.stream_stream)), request_deserializer=decode, **encode
+                self._guarded(method, self._written(handler.stream_stream), stream), **encode
             )
         raise TypeError(f"{method}: client streaming is not served")
 
-    def _guarded(self, method: str, behaviour: Any, decode: Callable[[bytes], Any] | None = None) -> Any:
-        """Run a behaviour so that it ends with an answer or a status."""
+    def _guarded(self, method: str, behaviour: Any, receive: Callable[[Context], Awaitable[Any]]) -> Any:
+        """Run a behaviour so that it ends with an answer or a status; what it takes is read by *receive*."""
         negotiated = method.startswith(_NEGOTIATED) and method != _FOR_ALL
 
-        async def guarded(request: Any, context: Context) -> Any:
+        async def guarded(_: object, context: Context) -> Any:
             task = asyncio.current_task()
             if task is None:
                 raise RuntimeError("a handler runs in a task")
             self._tasks.add(task)
+            self._unfinished.add(task)
+            task.add_done_callback(self._unfinished.discard)
             try:
                 self._admit()
                 async with self._gate.entered(method, context):
                     if negotiated:
                         self._check_client(method, context)
-                    return await behaviour(request if decode is None else _decoded(decode, request), context)
+                    return await behaviour(await receive(context), context)
             except DispatchError as error:
                 await _abort(context, rpc_failure(error))
-            except DecodeError:  # of a stream of requests, which gRPC decodes
-                await _abort(context, rpc_failure(_malformed()))
             except grpc.aio.AbortError:
                 raise
             except asyncio.CancelledError as error:
@@ -132,6 +177,19 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._tasks.discard(task)
 
         return guarded
+
+    def _written(self, behaviour: Any) -> Callable[[Any, Context], Awaitable[None]]:
+        """Return a behaviour that writes its responses, whether the given one does so or yields them."""
+
+        async def written(request: Any, context: Context) -> None:
+            result = behaviour(request, context)
+            if hasattr(result, "__aiter__"):
+                async for response in result:
+                    await send(context, response, self._write_seconds)
+            else:
+                await result
+
+        return written
 
     def _check_client(self, method: str, context: Context) -> None:
         """Refuse a client that is too old, and let the operator know that there is one."""
@@ -174,45 +232,21 @@ def _user_agent(context: Context) -> str:
     return ""
 
 
-def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:
-    """Decode a request."""
-    try:
-        return decode(request)
-    except DecodeError as error:
-        raise _malformed() from error
-
-
-def _malformed() -> InvalidRequest:
-    """Return what a request is told that cannot be decoded."""
-    return InvalidRequest([Violation("request", "is not the protobuf message that this method takes")])
-
-
 def stopped() -> DispatchError:
     """Return what a call is told that the end of the server broke off; its provider may have been called."""
     return DispatchError(Reason.SERVER_STOPPED, "the server stopped before the call was over")
 
 
 async def _abort(context: Context, failure: RpcFailure) -> NoReturn:
-    """End a call with a status, unless the client left meanwhile."""
+    """End a call with a status, unless the client left meanwhile, or does not read what was written before."""
     try:
-        await context.abort(failure.code, failure.message, failure.trailing_metadata)
+        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            await context.abort(failure.code, failure.message, failure.trailing_metadata)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
     except grpc.aio.AbortError:
         raise
     except Exception as error:
         if client_left(error):
             raise asyncio.CancelledError from None
         raise
-
-
-def _written(behaviour: Any) -> Callable[[Any, Context], Awaitable[None]]:
-    """Return a behaviour that writes its responses, whether the given one does so or yields them."""
-
-    async def written(request: Any, context: Context) -> None:
-        result = behaviour(request, context)
-        if hasattr(result, "__aiter__"):
-            async for response in result:
-                await context.write(response)
-        else:
-            await result
-
-    return written

@@ -7,6 +7,7 @@ health changes, and with them the shutdown. This one hands each watcher the late
 from __future__ import annotations
 
 import asyncio
+import collections
 from typing import Any
 
 import grpc
@@ -16,7 +17,8 @@ __all__ = ["Health"]
 
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 _WRITE_SECONDS = 10.0
-_MAX_WATCHERS = 1000
+_MAX_WATCHERS = 100
+"""Watches of one connection. All of them together have no limit, lest one client's keep another from hearing."""
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the library ships no types
@@ -26,7 +28,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         """Begin with everything not serving."""
         self._status = dict.fromkeys(("", *services), health_pb2.HealthCheckResponse.NOT_SERVING)
         self._changed = asyncio.Event()
-        self._watchers = 0
+        self._watchers: collections.Counter[str] = collections.Counter()
+        self._over = False
 
     def set_all(self, *, serving: bool) -> None:
         """Change the status of every service, and tell the watchers."""
@@ -34,6 +37,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         self._status = dict.fromkeys(self._status, status)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def end_watches(self) -> None:
+        """End every watch, which would go on for as long as its caller likes; a server that stops waits for none."""
+        self._over = True
+        self._changed.set()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -53,9 +61,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Write the status of one service now and whenever it changes; a watcher that does not read is dropped."""
-        if self._watchers >= _MAX_WATCHERS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watchers")
-        self._watchers += 1
+        peer = context.peer()
+        if self._watchers[peer] >= _MAX_WATCHERS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches on one connection")
+        self._watchers[peer] += 1
         last: int | None = None
         try:
             while True:
@@ -65,8 +74,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
                     last = status
                     async with asyncio.timeout(_WRITE_SECONDS):
                         await context.write(health_pb2.HealthCheckResponse(status=status))
+                if self._over:
+                    break
                 await changed.wait()
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the watcher does not read")
         finally:
-            self._watchers -= 1
+            self._watchers[peer] -= 1
+            if not self._watchers[peer]:
+                del self._watchers[peer]

@@ -35,6 +35,12 @@ _SHOWN = (*_SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerRe
 
 _LAST_CALLS_SECONDS = 0.2
 """How long calls that came before the end of listening have to be refused."""
+_MAX_METADATA_BYTES = 16 * 1024
+"""Size of the headers of a call from which it is refused; between two limits, as gRPC has them, chance would decide."""
+_MAX_PENDING = 20_000
+"""Calls that gRPC has and nobody picked up yet. It ends further ones as CANCELLED, where admission says OVERLOADED."""
+_HANDSHAKE_MS = 20_000
+"""Milliseconds until a connection speaks HTTP/2."""
 _LAST_WORDS_SECONDS, _HURRIED_SECONDS = 5.0, 1.0
 """How long calls that are broken off have to send their status, and after a second signal."""
 
@@ -56,7 +62,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     callers = read_callers(settings, log)
     live = LiveRegistry(lambda: load_registry(settings), settings.providers, log)
     version = importlib.metadata.version("keyswitch")
-    guard = Guard(log, callers.gate)
+    guard = Guard(log, callers.gate, settings.patience())
     policy = settings.egress_policy()
     if policy.opens_loopback or policy.plain_http_hosts:
         log.warning(
@@ -103,10 +109,10 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
                     on_listening(address)
                     await stop.wait()
                     health.set_all(serving=False)
-                    await _drain(server, guard, settings, at_once)
+                    await _drain(server, guard, health, settings, at_once)
         finally:
             await server.stop(0)
-        log.info("stopped")
+        log.info("stopped", tasks_left=len(asyncio.all_tasks()) - 1)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -115,6 +121,11 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.max_total_timeout * 1000)),
@@ -157,18 +168,22 @@ def _signals(log: Logger, on_hangup: Callable[[], None]) -> Iterator[tuple[async
             loop.remove_signal_handler(number)
 
 
-async def _drain(server: grpc.aio.Server, guard: Guard, settings: Settings, at_once: asyncio.Event) -> None:
+async def _drain(
+    server: grpc.aio.Server, guard: Guard, health: Health, settings: Settings, at_once: asyncio.Event
+) -> None:
     """Refuse new calls, let those in flight finish, break the others off, and wait for their cleaning up."""
     if settings.drain_seconds:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(at_once.wait(), settings.drain_seconds)
     guard.refuse()
+    health.end_watches()
     with contextlib.suppress(TimeoutError):  # calls that gRPC has and nobody picked up would end without a status
         await asyncio.wait_for(at_once.wait(), _LAST_CALLS_SECONDS)
     stopping = asyncio.ensure_future(server.stop(settings.grace_seconds + _LAST_WORDS_SECONDS))
-    hurried = asyncio.ensure_future(at_once.wait())
-    await asyncio.wait((stopping, hurried), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-    hurried.cancel()
+    enough = [asyncio.ensure_future(waited) for waited in (at_once.wait(), guard.wait_idle())]
+    await asyncio.wait((stopping, *enough), timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+    for waited in enough:
+        waited.cancel()
     guard.break_off()
     await asyncio.wait((stopping,), timeout=_HURRIED_SECONDS if at_once.is_set() else _LAST_WORDS_SECONDS)
     stopping.cancel()  # two stops at a time crash gRPC

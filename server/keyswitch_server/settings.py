@@ -32,6 +32,7 @@ from pydantic_settings import (
 
 from keyswitch_server.caller import is_name
 from keyswitch_server.caller_tables import CallerLimit, JwtTable
+from keyswitch_server.peer import Patience
 
 __all__ = ["InvalidSettingsError", "PlatformKey", "Settings", "load"]
 
@@ -65,6 +66,8 @@ class PlatformKey(pydantic.BaseModel):
 
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _MEBIBYTE = 1024 * 1024
+_SLOW_BYTES = 1024 * _MEBIBYTE
+"""What may be kept of requests that are slow to arrive."""
 _MAX_PORT = 65_535
 _NAMES_OF_MANY = (("caller_limits", "*"), ("caller_limits", ANONYMOUS))
 
@@ -221,6 +224,12 @@ class Settings(BaseSettings):
     idle_timeout: _Seconds = Field(60.0, description="Seconds of silence in the middle of an answer.")
     total_timeout: _Seconds = Field(600.0, description="Seconds for a whole call that has no deadline of its own.")
     max_total_timeout: _Seconds = Field(3600.0, description="Seconds that no call exceeds, whatever it asks for.")
+    request_timeout: _Seconds = Field(
+        60.0, description="Seconds for a request to arrive, from its headers to its last byte."
+    )
+    write_timeout: _Seconds = Field(
+        30.0, description="Seconds for which a caller may leave a message of a stream unread before its call ends."
+    )
     max_attempts: int = Field(
         2, ge=1, le=10, description="Tries at one target, the first included, of a call that does not say how many."
     )
@@ -238,7 +247,11 @@ class Settings(BaseSettings):
         1800.0, description="Seconds after which a client is asked to reconnect, so that load spreads over replicas."
     )
     drain_seconds: float = Field(
-        0.0, ge=0, le=600, description="Seconds between reporting NOT_SERVING and refusing calls, for load balancers."
+        0.2,
+        ge=0,
+        le=600,
+        description="Seconds between reporting NOT_SERVING and refusing calls: what clients and load balancers need to "
+        "hear it. Balancers that poll need their interval.",
     )
     grace_seconds: float = Field(30.0, ge=0, le=3600, description="Seconds that calls in flight get to finish on stop.")
     reflection: bool = Field(default=True, description="Whether the server describes its services by reflection.")
@@ -315,12 +328,22 @@ class Settings(BaseSettings):
     def bounds(self) -> Bounds:
         """Return what calls may take."""
         return Bounds(
-            TimeLimits(self.connect_timeout, self.first_token_timeout, self.idle_timeout, self.total_timeout),
+            TimeLimits(
+                self.connect_timeout,
+                self.first_token_timeout,
+                self.idle_timeout,
+                self.total_timeout,
+                self.write_timeout,
+            ),
             max_total=self.max_total_timeout,
             max_attempts=self.max_attempts,
             max_calls=self.max_calls,
             max_message_bytes=self.max_message_bytes,
         )
+
+    def patience(self) -> Patience:
+        """Return how long callers may take."""
+        return Patience(self.request_timeout, self.write_timeout, max(4, _SLOW_BYTES // self.max_message_bytes))
 
     def egress_policy(self) -> EgressPolicy:
         """Return where calls may go."""

@@ -55,6 +55,23 @@ async def test_a_blocked_write_is_bounded_by_the_total_limit_alone(monkeypatch: 
     assert asyncio.get_running_loop().time() - start >= 0.5
 
 
+async def test_a_write_has_a_limit_of_its_own() -> None:
+    """A caller that does not read is told so, however much time the call has left; slow writes add nothing up."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    limits = TimeLimits(connect=1, first_token=1, idle=1, total=60, write=0.2)
+    with pytest.raises(LimitExceeded) as raised, Watch(limits, start, start + 60) as watch:
+        watch.answering()
+        for _ in range(4):
+            watch.writing(active=True)
+            await asyncio.sleep(0.1)
+            watch.writing(active=False)
+        watch.writing(active=True)
+        await asyncio.sleep(3)
+    assert raised.value.reason is Reason.CALLER_TIMEOUT
+    assert 0.6 <= loop.time() - start < 1
+
+
 async def test_a_write_that_ends_late_is_followed_by_the_limit() -> None:
     """Once the caller has taken what was being written, the total limit that passed meanwhile ends the work."""
     loop = asyncio.get_running_loop()

@@ -45,7 +45,7 @@ async def test_a_call_whose_server_goes_away_is_not_sent_to_another(
         folder.mkdir()
     async with server_process(folders[0], env) as first, server_process(folders[1], env) as second:
         target = f"ipv4:{first.address},{second.address}"  # the second is there for when the first is gone
-        async with grpc.aio.insecure_channel(target, channel_options(retries=True)) as channel:
+        async with grpc.aio.insecure_channel(target, channel_options(first.address, retries=True)) as channel:
             stub = DispatchServiceStub(channel)
             if stream:
                 call = stub.StreamGenerate(json_format.ParseDict(BODY, pb.StreamGenerateRequest()))

@@ -9,6 +9,14 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from keyswitch.v1 import (
+    dispatch_service_pb2,
+    dispatch_service_pb2_grpc,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+)
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_server import logging
 from keyswitch_server.authentication import Authenticator
@@ -108,6 +116,68 @@ async def test_whatever_a_handler_raises_ends_as_an_incident(
     assert any("test_guard.py" in place for place in incident["exception_places"])
     assert SECRET not in out.getvalue() + str(raised.value) + repr(raised.value.trailing_metadata())
     assert await channel.unary_unary("/test.Service/fine")(b"still here", timeout=5) == b"still here"
+
+
+class Raising:
+    """A servicer all of whose methods raise the same."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Callable[[Any, Any], Awaitable[None]]:
+        async def behaviour(request: Any, context: Any) -> None:
+            if hasattr(request, "__aiter__"):
+                await anext(request)
+            raise self._error(
+                *([SECRET, [ValueError(SECRET)]] if issubclass(self._error, BaseExceptionGroup) else [SECRET])
+            )
+
+        return behaviour
+
+
+SERVICES: dict[Any, Any] = {
+    dispatch_service_pb2.DESCRIPTOR: dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server,
+    registry_service_pb2.DESCRIPTOR: registry_service_pb2_grpc.add_RegistryServiceServicer_to_server,
+    health_pb2.DESCRIPTOR: health_pb2_grpc.add_HealthServicer_to_server,
+    reflection_pb2.DESCRIPTOR: reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError, BaseExceptionGroup, SystemExit, KeyboardInterrupt, GeneratorExit, StopAsyncIteration,
+        RecursionError, MemoryError, ConnectionResetError, TimeoutError,
+    ],
+)  # fmt: skip
+async def test_whatever_any_method_of_any_service_raises_has_a_status(error: type[BaseException]) -> None:
+    """Health and reflection too end INTERNAL with an incident, whatever it was, and the server serves on."""
+    out = io.StringIO()
+    log = logging.configure("info", out)
+    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({}), log))])
+    for add in SERVICES.values():
+        add(Raising(error), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    ended: dict[str, grpc.StatusCode] = {}
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        methods = [m for file in SERVICES for service in file.services_by_name.values() for m in service.methods]
+        for method in methods:
+            path = f"/{method.containing_service.full_name}/{method.name}"
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                if method.client_streaming:
+                    await channel.stream_stream(path)(iter([b""]), timeout=5).read()
+                elif method.server_streaming:
+                    await channel.unary_stream(path)(b"", timeout=5).read()
+                else:
+                    await channel.unary_unary(path)(b"", timeout=5)
+            ended[path] = raised.value.code()
+            assert SECRET not in str(raised.value) + repr(raised.value.trailing_metadata())
+    await server.stop(0)
+    assert len(ended) >= 15
+    assert set(ended.values()) == {grpc.StatusCode.INTERNAL}
+    assert out.getvalue().count('"event":"incident"') == len(ended)
+    assert SECRET not in out.getvalue()
 
 
 async def test_an_error_of_ours_is_its_status(served: tuple[grpc.aio.Channel, io.StringIO]) -> None:

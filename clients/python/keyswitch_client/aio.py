@@ -143,7 +143,7 @@ class AsyncClient:
             ValueError: the token would travel unencrypted to another machine, or is none.
         """
         self._metadata = authorization(token, target, tls=tls is not None)
-        options = channel_options(retries=retries, proxies=tls is not None or token is None)
+        options = channel_options(target, retries=retries, proxies=tls is not None or token is None)
         self._target = target
         self._timeout = timeout
         self._channel = (

@@ -18,16 +18,26 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         }
     ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 1},
 }
+"""CANCELLED is what gRPC tells of calls that a stopping server had received and not begun; no others are retried."""
+
+_SEVERAL = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": "keyswitch.v1.DispatchService"},
+}
+"""Calls go to all servers of a target in turn, and to none from the moment on at which it says that it will stop."""
 
 
-def channel_options(*, retries: bool, proxies: bool = True) -> list[tuple[str, str | int]]:
+def channel_options(target: str, *, retries: bool, proxies: bool = True) -> list[tuple[str, str | int]]:
     """Return the options of a channel.
+
+    A target with a scheme, as `dns:///keyswitch.internal:50551` or `ipv4:10.0.0.1:50551,10.0.0.2:50551`, may be several
+    servers, which are used in turn.
 
     Retries are gRPC's: a call that found no server, or one that was full or about to stop and said when to come back.
     The service forbids them where a provider may have been called. Without *proxies* the environment's are not asked:
@@ -42,9 +52,15 @@ def channel_options(*, retries: bool, proxies: bool = True) -> list[tuple[str, s
         ("grpc.enable_retries", int(retries)),
         ("grpc.enable_http_proxy", int(proxies)),
     ]
-    if retries:
-        options.append(("grpc.service_config", json.dumps(_SERVICE_CONFIG)))
+    service_config = (_SERVICE_CONFIG if retries else {}) | (_SEVERAL if _may_be_several(target) else {})
+    if service_config:
+        options.append(("grpc.service_config", json.dumps(service_config)))
     return options
+
+
+def _may_be_several(target: str) -> bool:
+    """Tell whether a target may be several servers."""
+    return target.startswith(("dns:", "ipv4:", "ipv6:", "xds:"))
 
 
 @functools.cache

@@ -169,6 +169,7 @@ BY_REASON: Mapping[str, type[KeyswitchError]] = MappingProxyType(
         "INTERNAL": InternalError,
         "SERVER_STOPPED": UnavailableError,
         "CLIENT_TOO_OLD": CallerError,
+        "CALLER_TIMEOUT": DeadlineError,
     }
 )
 """The class of every reason."""

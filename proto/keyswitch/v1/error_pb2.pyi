@@ -137,6 +137,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the client library is older than this server understands; the message names both versions. Never
     sent to `GetRegistryInfo`, and never to a client that is not this project's. Not retryable.
     """
+    ERROR_REASON_CALLER_TIMEOUT: _ErrorReason.ValueType  # 38
+    """DEADLINE_EXCEEDED: the caller did not send its request, or did not read its answer, within the time that the server
+    allows for that. In the second case a provider was called and may bill what it sent. Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the closed list of reasons for a failure. `google.rpc.ErrorInfo.reason` and JSON output of the command
@@ -225,6 +229,10 @@ retryable, before it began.
 ERROR_REASON_CLIENT_TOO_OLD: ErrorReason.ValueType  # 37
 """FAILED_PRECONDITION: the client library is older than this server understands; the message names both versions. Never
 sent to `GetRegistryInfo`, and never to a client that is not this project's. Not retryable.
+"""
+ERROR_REASON_CALLER_TIMEOUT: ErrorReason.ValueType  # 38
+"""DEADLINE_EXCEEDED: the caller did not send its request, or did not read its answer, within the time that the server
+allows for that. In the second case a provider was called and may bill what it sent. Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

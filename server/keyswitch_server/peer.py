@@ -1,0 +1,120 @@
+"""Reading from callers and writing to them, for no longer than a setting allows.
+
+gRPC itself waits for the message of a call for ever, before it calls a handler and without any status, and as long for
+a reader that has stopped. So handlers are served as ones that take a stream of requests, which begin with the headers:
+on the wire that is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import msgspec
+from google.protobuf.message import DecodeError
+from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
+
+__all__ = ["Context", "Patience", "Receiver", "send"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_PROMPT_SECONDS = 1.0
+"""What takes longer to arrive is large, or not meant to arrive."""
+_RETRY_SECONDS = 1.0
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long callers may take, in seconds."""
+
+    request: float = 60.0
+    """For one request to arrive, from its headers to its last byte."""
+    write: float = 30.0
+    """For one message to be taken."""
+    slow_requests: int = 32
+    """How many requests may take longer than a second to arrive: gRPC keeps what has come of each in memory."""
+
+
+class Receiver:
+    """Reads the requests of all calls."""
+
+    def __init__(self, patience: Patience) -> None:
+        """Wait with *patience*."""
+        self._seconds = patience.request
+        self._slow_left = patience.slow_requests
+
+    async def one(self, context: Context, decode: Callable[[bytes], Any]) -> Any:
+        """Return the request of a call.
+
+        Raises:
+            DispatchError: it did not come in time, ended before it came, or is no message of the method's; or it is
+                slow, and too many others are.
+        """
+        loop, slow, crowded = asyncio.get_running_loop(), False, False
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+
+                def look() -> None:
+                    nonlocal slow, crowded
+                    slow = self._slow_left > 0
+                    crowded = not slow
+                    self._slow_left -= slow
+                    if crowded:
+                        limit.reschedule(loop.time())
+
+                looking = loop.call_later(_PROMPT_SECONDS, look)
+                try:
+                    request = await context.read()
+                finally:
+                    looking.cancel()
+                    self._slow_left += slow
+        except TimeoutError:
+            if crowded:
+                error = DispatchError(Reason.OVERLOADED, "too many requests are slow to arrive; try again later")
+                error.retry_after = _RETRY_SECONDS
+                raise error from None
+            raise DispatchError(
+                Reason.CALLER_TIMEOUT, f"the request did not arrive within {self._seconds:g} s"
+            ) from None
+        if request is grpc.aio.EOF:
+            raise InvalidRequest([Violation("request", "did not come: the call ended with its headers")])
+        return _decoded(decode, request)
+
+    async def all(self, context: Context, decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        """Yield the requests of a stream, which ends when its caller says so or is silent for too long.
+
+        Raises:
+            InvalidRequest: one of them is no message of the method's.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    request = await context.read()
+            except TimeoutError:
+                return
+            if request is grpc.aio.EOF:
+                return
+            yield _decoded(decode, request)
+
+
+async def send(context: Context, response: Any, seconds: float) -> None:
+    """Write a response.
+
+    Raises:
+        DispatchError: the caller does not read.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await context.write(response)
+    except TimeoutError:
+        raise DispatchError(Reason.CALLER_TIMEOUT, f"the caller did not read for {seconds:g} s") from None
+
+
+def _decoded(decode: Callable[[bytes], Any], request: bytes) -> Any:
+    """Decode a request."""
+    try:
+        return decode(request)
+    except DecodeError as error:
+        violation = Violation("request", "is not the protobuf message that this method takes")
+        raise InvalidRequest([violation]) from error
