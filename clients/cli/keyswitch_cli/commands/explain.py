@@ -7,7 +7,7 @@ import pathlib
 
 import click
 from click.core import ParameterSource
-from google.protobuf import json_format
+from keyswitch.redaction import message_json
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client import Client
 from keyswitch_client.arguments import Arguments
@@ -80,7 +80,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         response = client.explain(**asked, include_body=body)
         fingerprint = client.registry_info().fingerprint
     if as_json:
-        print_line(json_format.MessageToJson(response, indent=None))
+        print_line(message_json(response))
         return 0
     for route in response.routes:
         _show(route)
