@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NoReturn, final
 
-__all__ = ["Secret", "digest", "label", "quotes", "scrub"]
+__all__ = ["Secret", "digest", "label", "quotes", "scrub", "without_keys"]
 
 
 @final
@@ -115,6 +115,16 @@ def quotes(text: str, secrets: tuple[Secret, ...]) -> bool:
     return _has(text, secrets, least=_SHORT)
 
 
+def without_keys(text: str) -> str:
+    """Return a message about settings or files without what looks like a key that somebody put in the wrong place.
+
+    There is nothing to compare it with, so it goes by looks: shapes of keys that are known, and letters and digits
+    mixed in a row that no name has.
+    """
+    return _RANDOM.sub(_REDACTED, _KEY_SHAPES.sub(_REDACTED, text))
+
+
+_RANDOM = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}[^\s'\"`,)]*")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 

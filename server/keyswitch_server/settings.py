@@ -17,6 +17,7 @@ from keyswitch_engine.deadline import TimeLimits
 from keyswitch_engine.egress import EgressPolicy
 from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable
 from keyswitch_engine.provider_file import schema_error
+from keyswitch_engine.secret import without_keys
 from pydantic import Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -33,6 +34,10 @@ __all__ = ["InvalidSettingsError", "PlatformKey", "Settings", "load"]
 
 class InvalidSettingsError(Exception):
     """A setting is not valid; the message names it and says what it should have been."""
+
+    def __init__(self, message: str) -> None:
+        """Say so in *message*, which may name what was given: without what looks like a key."""
+        super().__init__(without_keys(message))
 
 
 class PlatformKey(pydantic.BaseModel):
@@ -265,4 +270,4 @@ def load(config: pathlib.Path | None = None, **arguments: Any) -> Settings:
             lines.append(f"{name}: {message}" if name else message)
         raise InvalidSettingsError("; ".join(lines)) from None  # it holds what was given, which may be a key
     except (SettingsError, OSError, ValueError) as error:
-        raise InvalidSettingsError(f"{config or 'environment'}: {error}") from error
+        raise InvalidSettingsError(f"{config or 'environment'}: {error}") from None  # likewise
