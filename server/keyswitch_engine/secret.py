@@ -93,7 +93,7 @@ def scrub(text: str, secrets: tuple[Secret, ...] = (), limit: int = 300) -> str:
     masked and unmasked.
     """
     for secret in secrets:
-        text = _unmasked(text, secret.reveal())
+        text = _unmasked(text.replace(secret.reveal() or "\0", _REDACTED), secret.reveal())
         for spelling in secret._spellings():  # noqa: SLF001 - of this module
             text = _without(text, spelling)
     text = _CONTROL.sub(" ", _KEY_SHAPES.sub(_REDACTED, text)).strip()
@@ -136,8 +136,8 @@ def _has(text: str, secrets: tuple[Secret, ...], *, least: int) -> bool:
     return any(
         spelling[:_SHORT] in plain or spelling[-_SHORT:] in plain
         for secret in secrets
-        for spelling in secret._spellings()  # noqa: SLF001 - of this module
-        if len(spelling) >= least
+        if len(secret.reveal()) >= least
+        for spelling in (secret.reveal(), *secret._spellings())  # noqa: SLF001 - of this module
     )
 
 
@@ -169,7 +169,7 @@ def _without(text: str, spelling: str) -> str:
     return "".join(kept) + text[done:]
 
 
-_QUOTINGS: Final = 3
+_QUOTINGS: Final = 5
 """How often a text may have been quoted."""
 _ESCAPE = re.compile(
     r"%(?P<url>[0-9A-Fa-f]{2})|\\+(?:u(?P<json>[0-9A-Fa-f]{4}))?|&#[xX]0*(?P<hex>[0-9A-Fa-f]{1,6});"
@@ -195,6 +195,8 @@ def _unquoted(text: str) -> tuple[str, list[int] | range]:
                 pieces.append(character)
                 stood.append(places[found.start()])
             done = found.end()
+        if not done:
+            break
         text = "".join((*pieces, text[done:]))
         places = [*stood, *places[done:]]
     return text, places
