@@ -51,6 +51,10 @@ ECHOES = (
 """Ways in which a provider quotes the key that it was sent."""
 
 
+ASKED: list[str] = []
+"""Paths and queries of what the hostile provider was asked."""
+
+
 def masked(key: str) -> str:
     return f"{key[:14]}…{key[-14:]} and {key[:5]}***{key[-14:]} and {key[:14]}..."
 
@@ -66,6 +70,7 @@ def encoded(key: str) -> str:
 async def hostile(http: web.Request) -> web.StreamResponse:
     """Quote the key back, in the way that the model names."""
     body = await http.read()
+    ASKED.append(http.path_qs)
     key = key_of(http.headers).removeprefix("Bearer ")
     named = re.search(r"(echo|hang)-[a-z0-9]+", f"{http.path} {body.decode()}")
     way = named[0] if named else ""
@@ -97,7 +102,7 @@ async def hostile(http: web.Request) -> web.StreamResponse:
         case "echo-redirect":
             return web.Response(status=307, headers={"location": f"https://example.com/{quote(key, safe='')}"})
         case "echo-text":
-            return web.Response(text=f"{key}\n{encoded(key)}", headers={"content-type": f'text/plain; a="{MASK(key)}"'})
+            return web.Response(text=f"{key}\n{encoded(key)}", headers={"content-type": f'text/plain; a="{bare(key)}"'})
         case "echo-event" | "echo-split":
             text = f"event: error\ndata: {json.dumps(error | {'message': key})}\n\n".encode()
             response = web.StreamResponse(headers={"content-type": "text/event-stream", "x-request-id": key})
@@ -330,9 +335,11 @@ async def test_a_key_is_found_nowhere(sandbox: Sandbox, tmp_path: pathlib.Path) 
         for printed in await asyncio.gather(*(commanded(running, *arguments) for arguments in COMMANDS)):
             shown += printed
     hits = [hit for text in shown for hit in found("shown", text)]
+    hits += [hit for url in ASKED for hit in found("url", url)]
     hits += [hit for file, text in written(tmp_path) for hit in found(file, text)]
     assert not hits, f"{len(hits)} hits, first of all {hits[:5]}"
     assert made > len(DIALECTS) * 2 * 50
+    assert len(ASKED) > len(DIALECTS) * 2 * len(ECHOES)
     assert in_log(running, "call") > made * 0.98  # few are left so soon that they never come to a handler
     assert in_log(running, "incident") >= 4  # of the handlers that fail
     assert in_log(running, "library message") >= 5  # of tasks, threads, finalizers, warnings and libraries
