@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 
@@ -30,12 +30,14 @@ class ServerProcess:
 
 
 @contextlib.asynccontextmanager
-async def server_process(folder: pathlib.Path, env: Mapping[str, str], *arguments: str) -> AsyncIterator[ServerProcess]:
+async def server_process(
+    folder: pathlib.Path, env: Mapping[str, str], *arguments: str, program: Sequence[str] = ("-m", "keyswitch_cli")
+) -> AsyncIterator[ServerProcess]:
     """Start a server, wait until it listens, and stop it in the end."""
     log = folder / "server.log"
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "keyswitch_cli", "serve", "--listen", "127.0.0.1:0", *arguments,
+            sys.executable, *program, "serve", "--listen", "127.0.0.1:0", *arguments,
             stdout=asyncio.subprocess.PIPE, stderr=stderr, env={**os.environ, **env},
         )  # fmt: skip
     assert process.stdout is not None
@@ -55,7 +57,7 @@ async def http_provider(answer: Callable[[web.Request], Awaitable[web.StreamResp
     """Start a provider that answers every request with *answer*; yield its URL."""
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", answer)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=1.0)  # some hang
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]

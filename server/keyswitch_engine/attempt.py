@@ -19,7 +19,7 @@ from keyswitch_engine.errors import DispatchError, ProtocolError, ProviderError,
 from keyswitch_engine.events import Attempt, AttemptOutcome, Cost, Ending, Finished, Receipt, Started, Usage
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
-from keyswitch_engine.secret import Secret, label, scrub
+from keyswitch_engine.secret import Secret, label, quotes, scrub
 
 __all__ = ["AttemptLog", "Call", "GenerationCall", "RunningAttempt"]
 
@@ -154,7 +154,7 @@ class RunningAttempt:
         self.saw_event()
         route = self.call.route
         return Started(
-            decoder.response_id or f"ks_{secrets.token_hex(12)}",
+            self._unless_secret(decoder.response_id) or f"ks_{secrets.token_hex(12)}",
             route.provider.id,
             route.requested_model,
             route.model,
@@ -164,10 +164,24 @@ class RunningAttempt:
 
     def finished(self, ending: Ending) -> Finished:
         """Return the event that closes an answer."""
-        if not ending.answering_model:
-            ending = msgspec.structs.replace(ending, answering_model=self.call.route.model)
         self.succeeded()
+        ending = msgspec.structs.replace(
+            ending,
+            raw_stop_reason=self._unless_secret(ending.raw_stop_reason),
+            usage=self._shown(ending.usage),
+            answering_model=self._unless_secret(ending.answering_model) or self.call.route.model,
+        )
         return Finished(ending, Receipt(self._log.lines()), self._cost(ending))
+
+    def _unless_secret(self, text: str) -> str:
+        """Return a provider's text about its answer; none if it quotes what authenticated the call."""
+        return "" if quotes(text, self.secrets) else text
+
+    def _shown(self, usage: Usage | None) -> Usage | None:
+        """Return token counts, whose JSON as the provider sent it is left out likewise."""
+        if usage is None or usage.reported is None or not quotes(usage.reported.json, self.secrets):
+            return usage
+        return msgspec.structs.replace(usage, reported=msgspec.structs.replace(usage.reported, json=""))
 
     def succeeded(self) -> Attempt:
         """Note that the answer is complete, and return the line of the receipt."""
@@ -216,7 +230,7 @@ class RunningAttempt:
             error.upstream_code = label(error.upstream_code, self.secrets, _LONGEST_CODE)
             error.upstream_request_id = label(error.upstream_request_id, self.secrets, _LONGEST_ID)
         if self.decoder is not None:
-            error.partial_usage = _partial_usage(self.decoder)
+            error.partial_usage = self._shown(_partial_usage(self.decoder))
         if self.answering:
             error.answering, error.retryable = True, False  # a part was answered and will be billed
         self._end(AttemptOutcome.FAILED)

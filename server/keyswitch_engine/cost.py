@@ -43,6 +43,8 @@ class PriceTable:
         """Return the cost; see `Prices.cost`."""
         if not table_id or usage is None or usage.input_tokens is None or usage.output_tokens is None:
             return None
+        if not usage.input_tokens and not usage.output_tokens:  # nobody counted: an answer without tokens is none
+            return None
         try:
             counted = self._prices.Usage(
                 input_tokens=usage.input_tokens,

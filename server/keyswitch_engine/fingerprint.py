@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import Final
 
 from keyswitch_engine.credential import Credential, secrets_of
+from keyswitch_engine.secret import digest
 
 __all__ = ["Fingerprints"]
 
@@ -23,8 +23,5 @@ class Fingerprints:
 
     def of(self, credential: Credential) -> str:
         """Return the fingerprint of all secrets of a credential, 16 hexadecimal digits; empty if it has none."""
-        values = [secret.reveal().encode() for secret in secrets_of(credential)]
-        if not values:
-            return ""
-        told_apart = b"".join(b"%d:%b" % (len(value), value) for value in values)  # `a` and `bc` are not `ab` and `c`
-        return hashlib.blake2b(told_apart, key=self._secret, digest_size=_BYTES).hexdigest()
+        values = secrets_of(credential)
+        return digest(values, self._secret, _BYTES).hex() if values else ""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
+from keyswitch_engine.credential import secrets_of
 from keyswitch_engine.dialects.base import TokenCounter, UpstreamRequest
 from keyswitch_engine.dispatch import AttemptLog, Call, Dispatcher
 from keyswitch_engine.embeddings import EmbeddingDialect
@@ -15,6 +16,7 @@ from keyswitch_engine.events import Ending, Finished, Receipt, ReportedUsage, St
 from keyswitch_engine.model_listing import ModelListing, ProviderModel
 from keyswitch_engine.provider import D
 from keyswitch_engine.route import Route
+from keyswitch_engine.secret import quotes
 
 __all__ = [
     "MAX_MODELS",
@@ -77,7 +79,9 @@ async def embed(dispatcher: Dispatcher, call: EmbeddingCall, log: AttemptLog | N
             raise
         vectors += answer.vectors
         usages.append(answer.usage)
-        model, first = answer.answering_model or model, first or attempt.number
+        first = first or attempt.number
+        if not quotes(answer.answering_model, secrets_of(route.credential)):
+            model = answer.answering_model or model
     if len(vectors) != call.texts:
         raise _wrong(route, log, f"the provider sent {len(vectors)} vectors for {call.texts} texts")
     started = Started(

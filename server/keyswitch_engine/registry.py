@@ -28,12 +28,17 @@ from keyswitch_engine.provider_file import (
     check_parameters,
     schema_error,
 )
+from keyswitch_engine.secret import without_keys
 
 __all__ = ["Registry", "RegistryError", "load"]
 
 
 class RegistryError(Exception):
     """A provider file is invalid; the message names the file, and where they are known line and key."""
+
+    def __init__(self, message: str) -> None:
+        """Say so in *message*, which may quote what is wrong: without what looks like a key."""
+        super().__init__(without_keys(message))
 
 
 _UNGOVERNED = Operator()

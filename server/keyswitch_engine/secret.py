@@ -1,15 +1,15 @@
-"""Secrets that cannot be shown by accident."""
+"""Secrets that cannot be shown by accident, and text of others without them."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
-import json
 import re
-from typing import NoReturn, final
-from urllib.parse import quote, quote_plus
+from collections.abc import Iterable
+from typing import Final, NoReturn, final
 
-__all__ = ["Secret", "label", "scrub"]
+__all__ = ["Secret", "digest", "label", "quotes", "scrub", "without_keys"]
 
 
 @final
@@ -19,14 +19,15 @@ class Secret:
     It shows itself as `[secret]`, cannot be pickled, copied into JSON or formatted, and compares in constant time.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_spelt", "_value")
 
     def __init__(self, value: str) -> None:
         """Wrap *value*."""
         self._value = value
+        self._spelt: tuple[str, ...] | None = None
 
     def reveal(self) -> str:
-        """Return the value. Only `keyswitch_engine.auth`, scrubbing, key shapes and fingerprints have a reason to."""
+        """Return the value. Only `keyswitch_engine.auth`, key shapes and this module have a reason to."""
         return self._value
 
     def __repr__(self) -> str:
@@ -41,7 +42,7 @@ class Secret:
 
     def __eq__(self, other: object) -> bool:
         """Compare in constant time."""
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(_bytes(self._value), _bytes(other._value))
 
     def __hash__(self) -> int:
         """Refuse: a hash of a secret tells about the secret."""
@@ -50,6 +51,24 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
         raise TypeError("a secret cannot be pickled or copied")
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse likewise: whatever copies by state would hold the value."""
+        raise TypeError("a secret cannot be pickled or copied")
+
+    def _spellings(self) -> tuple[str, ...]:
+        """Return what to look for, kept as long as the secret itself: its value unquoted, and in base64."""
+        if self._spelt is None:
+            plain = _unquoted(self._value)[0] or self._value
+            self._spelt = (plain, *(core for core in _base64(_bytes(self._value)) if len(core) >= _SHORT))
+        return self._spelt
+
+
+def digest(secrets: Iterable[Secret], key: bytes, size: int) -> bytes:
+    """Return *size* bytes that tell secrets apart, and tell nothing of them to whoever lacks the *key*."""
+    values = [_bytes(secret.reveal()) for secret in secrets]
+    told_apart = b"".join(b"%d:%b" % (len(value), value) for value in values)  # `a` and `bc` are not `ab` and `c`
+    return hashlib.blake2b(told_apart, key=key, digest_size=size).digest()
 
 
 _KEY_SHAPES = re.compile(
@@ -60,57 +79,160 @@ _KEY_SHAPES = re.compile(
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 
 
-_REDACTED = "[redacted]"
-_SHORT = 12
-"""Characters of a secret that give it away: what begins like one is one, cut off as it may be."""
+_REDACTED: Final = "[redacted]"
+_SHORT: Final = 12
+"""Characters of a secret that give it away, wherever in it they stand."""
 
 
 def scrub(text: str, secrets: tuple[Secret, ...] = (), limit: int = 300) -> str:
     """Make provider text fit to show: without *secrets*, key-shaped words and control characters, cut to *limit*.
 
     The secrets that the call itself used are removed whatever their shape, in the spellings in which a provider may
-    quote them: cut off, URL-quoted, JSON-escaped, or in base64 at any offset, as Basic authentication has it. Anything
-    else that looks like a key is removed by shape, since providers quote keys back masked and unmasked.
+    quote them: cut off at either end, masked, quoted for a URL, JSON or HTML, or in base64 at any offset, as Basic
+    authentication has it. Anything else that looks like a key is removed by shape, since providers quote keys back
+    masked and unmasked.
     """
     for secret in secrets:
-        for spelling in _spellings(secret.reveal()):
-            text = text.replace(spelling, _REDACTED)
-        if len(secret.reveal()) > _SHORT:
-            text = re.sub(re.escape(secret.reveal()[:_SHORT]) + r"\S*", _REDACTED, text)
+        text = _unmasked(text.replace(secret.reveal() or "\0", _REDACTED), secret.reveal())
+        for spelling in secret._spellings():  # noqa: SLF001 - of this module
+            text = _without(text, spelling)
     text = _CONTROL.sub(" ", _KEY_SHAPES.sub(_REDACTED, text)).strip()
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def label(text: str, secrets: tuple[Secret, ...], limit: int) -> str:
     """Return a provider's short text, a code or an id, cut to *limit*; none at all if it has a secret or is odd."""
-    if not _PRINTABLE.fullmatch(text) or _KEY_SHAPES.search(text):
+    if not _PRINTABLE.fullmatch(text) or _KEY_SHAPES.search(text) or _has(text, secrets, least=1):
         return ""
-    for secret in secrets:
-        value = secret.reveal()
-        if value[:_SHORT] in text or (len(text) >= len(value) and any(s in text for s in _spellings(value))):
-            return ""
     return text[:limit]
 
 
-_ESCAPE = re.compile(r"%[0-9A-F]{2}")
+def quotes(text: str, secrets: tuple[Secret, ...]) -> bool:
+    """Tell whether text of an answer that is none of the model's own words quotes one of *secrets*.
+
+    Secrets of fewer than twelve characters are stand-ins that no provider checks, and would be found in any word.
+    """
+    return _has(text, secrets, least=_SHORT)
+
+
+def without_keys(text: str) -> str:
+    """Return a message about settings or files without what looks like a key that somebody put in the wrong place.
+
+    There is nothing to compare it with, so it goes by looks: shapes of keys that are known, and letters and digits
+    mixed in a row that no name has.
+    """
+    return _RANDOM.sub(_REDACTED, _KEY_SHAPES.sub(_REDACTED, text))
+
+
+_RANDOM = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}[^\s'\"`,)]*")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
-def _spellings(value: str) -> list[str]:
-    """Return a secret in each spelling in which it may come back, the longest ones first."""
-    raw = value.encode()
-    spellings = {
-        value,
-        quote(value, safe=""),
-        quote_plus(value),
-        json.dumps(value)[1:-1],
-        json.dumps(value)[1:-1].replace("/", "\\/"),
-    }
-    spellings |= {_ESCAPE.sub(lambda found: found[0].lower(), spelling) for spelling in tuple(spellings)}
-    for offset, begin in enumerate((0, 2, 3)):  # of three bytes four characters are made: these are of the key alone
+def _has(text: str, secrets: tuple[Secret, ...], *, least: int) -> bool:
+    """Tell whether text has the beginning or the end of a secret of at least so many characters, in any spelling."""
+    if not text:
+        return False
+    plain = _unquoted(text)[0]
+    return any(
+        spelling[:_SHORT] in plain or spelling[-_SHORT:] in plain
+        for secret in secrets
+        if len(secret.reveal()) >= least
+        for spelling in (secret.reveal(), *secret._spellings())  # noqa: SLF001 - of this module
+    )
+
+
+def _bytes(value: str) -> bytes:
+    """Encode a secret, also one that is no text: an error about it would show it."""
+    return value.encode("utf-8", "surrogatepass")
+
+
+def _without(text: str, spelling: str) -> str:
+    """Return text without any piece of a spelling that gives it away, however it is quoted."""
+    plain, places = _unquoted(text)
+    size = min(_SHORT, len(spelling))
+    block = max(1, size // 2)
+    if not any(spelling[start : start + block] in plain for start in range(0, len(spelling), block)):
+        return text  # of so many characters in a row one whole block would be there
+    pieces = {spelling[start : start + size] for start in range(len(spelling) - size + 1)}
+    kept: list[str] = []
+    done = start = 0
+    while start <= len(plain) - size:
+        end = start
+        while plain[end : end + size] in pieces:
+            end += 1
+        if end > start:
+            end += size - 1
+            kept += (text[done : places[start]], _REDACTED)
+            done, start = places[end], end
+        else:
+            start += 1
+    return "".join(kept) + text[done:]
+
+
+_QUOTINGS: Final = 5
+"""How often a text may have been quoted."""
+_ESCAPE = re.compile(
+    r"%(?P<url>[0-9A-Fa-f]{2})|\\+(?:u(?P<json>[0-9A-Fa-f]{4}))?|&#[xX]0*(?P<hex>[0-9A-Fa-f]{1,6});"
+    r"|&#0*(?P<decimal>[0-9]{1,7});|&(?P<name>quot|amp|lt|gt|apos);"
+)
+_NAMED: Final = {"quot": '"', "amp": "&", "lt": "<", "gt": ">", "apos": "'"}
+_MOST: Final = 0x10FFFF
+
+
+def _unquoted(text: str) -> tuple[str, list[int] | range]:
+    """Undo quoting for URLs, JSON and HTML; return the text, and where each of its characters stood, and the end."""
+    places: list[int] | range = range(len(text) + 1)
+    for _ in range(_QUOTINGS):
+        if not ("%" in text or "\\" in text or "&" in text):
+            break
+        pieces: list[str] = []
+        stood: list[int] = []
+        done = 0
+        for found in _ESCAPE.finditer(text):
+            pieces.append(text[done : found.start()])
+            stood += places[done : found.start()]
+            if character := _character(found):
+                pieces.append(character)
+                stood.append(places[found.start()])
+            done = found.end()
+        if not done:
+            break
+        text = "".join((*pieces, text[done:]))
+        places = [*stood, *places[done:]]
+    return text, places
+
+
+def _character(found: re.Match[str]) -> str:
+    """Return what an escape stands for; a backslash alone stands for nothing, and belongs to what follows."""
+    if found["name"]:
+        return _NAMED[found["name"]]
+    code = found["url"] or found["json"] or found["hex"]
+    number = int(code, 16) if code else int(found["decimal"] or 0)
+    return chr(number) if 0 < number <= _MOST else ""
+
+
+_MASKED = re.compile(r"(?P<head>[\x21-\x29\x2b-\x7e]{0,64}?)(?:\*{2,}|•+|…|\.{3,})(?P<tail>[\x21-\x29\x2b-\x7e]{0,64})")
+_TOLD: Final = 4
+"""Characters of a masked secret beside the mask that make it a masked secret."""
+
+
+def _unmasked(text: str, value: str) -> str:
+    """Return text without what is left of a secret whose middle is masked, as in `sk-…abcd`."""
+
+    def hide(found: re.Match[str]) -> str:
+        head, tail = found["head"], found["tail"]
+        begins = next((size for size in range(len(head), 0, -1) if value.startswith(head[-size:])), 0)
+        ends = next((size for size in range(len(tail), 0, -1) if value.endswith(tail[:size])), 0)
+        if begins + ends < _TOLD:
+            return found[0]
+        return head[: len(head) - begins] + _REDACTED + tail[ends:]
+
+    return _MASKED.sub(hide, text) if len(value) >= _SHORT else text
+
+
+def _base64(raw: bytes) -> Iterable[str]:
+    """Yield what is of a secret alone in its base64, at each offset at which it may stand in what was encoded."""
+    for offset, begin in enumerate((0, 2, 3)):  # of three bytes four characters are made
         end = -3 if (len(raw) + offset) % 3 == 1 else -2 if (len(raw) + offset) % 3 else None
-        for encoded in (base64.b64encode(bytes(offset) + raw), base64.urlsafe_b64encode(bytes(offset) + raw)):
-            core = encoded[begin:end].decode()
-            if len(core) >= _SHORT:
-                spellings.add(core)
-    return sorted(spellings, key=len, reverse=True)
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(bytes(offset) + raw)[begin:end].decode()

@@ -2,7 +2,7 @@
 
 What is logged is chosen, nothing is dumped: a key that is not listed here is dropped, and of an exception only its type
 and the places it passed are kept, since texts of exceptions hold what users sent. The standard library's loggers go the
-same way; gRPC logs tracebacks there.
+same way, since gRPC logs tracebacks there, and so does what Python shows of failures that nobody handles.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import secrets
 import sys
-import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import structlog
+from keyswitch_engine.crash import places, report_by
 from keyswitch_engine.operator import ANONYMOUS
 
 from keyswitch_server.caller import current_caller
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
+    pass
 
-__all__ = ["ALLOWED", "Logger", "configure", "log_fields", "log_incident", "places"]
+__all__ = ["ALLOWED", "Logger", "configure", "log_fields", "log_incident"]
 
 ALLOWED = frozenset(
     {
@@ -39,12 +38,6 @@ ALLOWED = frozenset(
     }
 )  # fmt: skip
 """Every key that may appear in a log line."""
-
-
-def places(error: BaseException) -> list[str]:
-    """Return where an exception passed, innermost last: file, line and function, without any text of its own."""
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
-    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _name_caller(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -101,21 +94,6 @@ class _Tolerant:
             self._stream.flush()
 
 
-class _ForeignHandler(logging.Handler):
-    """Passes on records of the standard library's loggers: who, how bad, and what kind of exception; no text."""
-
-    def __init__(self, log: FilteringBoundLogger) -> None:
-        super().__init__()
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        fields: dict[str, Any] = {"logger": record.name}
-        error = record.exc_info[1] if record.exc_info else None
-        if error is not None:
-            fields |= {"exception_type": type(error).__name__, "exception_places": places(error)}
-        self._log.log(record.levelno, "library message", **fields)
-
-
 Logger = structlog.typing.FilteringBoundLogger
 """What the server logs to."""
 
@@ -134,7 +112,12 @@ def configure(level: str, stream: Any = None) -> Logger:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     ).bind()
-    logging.basicConfig(level=logging.WARNING, handlers=[_ForeignHandler(log)], force=True)
+
+    def report(level: int, source: str, kind: str, where: Sequence[str]) -> None:
+        fields = log_fields({"logger": source, "exception_type": kind, "exception_places": list(where)})
+        log.log(level, "library message", **fields)
+
+    report_by(report)
     return log
 
 

@@ -20,6 +20,7 @@ from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.operator import ANONYMOUS
 from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable
 from keyswitch_engine.provider_file import schema_error
+from keyswitch_engine.secret import without_keys
 from pydantic import Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -39,6 +40,10 @@ __all__ = ["InvalidSettingsError", "PlatformKey", "Settings", "load"]
 
 class InvalidSettingsError(Exception):
     """A setting is not valid; the message names it and says what it should have been."""
+
+    def __init__(self, message: str) -> None:
+        """Say so in *message*, which may name what was given: without what looks like a key."""
+        super().__init__(without_keys(message))
 
 
 class PlatformKey(pydantic.BaseModel):
@@ -380,4 +385,4 @@ def load(config: pathlib.Path | None = None, **arguments: Any) -> Settings:
             lines.append(f"{name}: {message}" if name else message)
         raise InvalidSettingsError("; ".join(lines)) from None  # it holds what was given, which may be a key
     except (OSError, ValueError) as error:  # of the file: what is wrong with the environment was told above
-        raise InvalidSettingsError(f"{config}: {error}") from error
+        raise InvalidSettingsError(f"{config}: {error}") from None  # likewise

@@ -1,13 +1,32 @@
 from __future__ import annotations
 
+import ast
 import base64
 import copy
+import dataclasses
+import html
 import json
+import pathlib
 import pickle
+import pprint
+import traceback
 from urllib.parse import quote, quote_plus
 
+import msgspec
 import pytest
-from keyswitch_engine.secret import Secret, label, scrub
+from hypothesis import given
+from hypothesis import strategies as st
+from keyswitch_engine.credential import ApiKey
+from keyswitch_engine.secret import Secret, digest, label, quotes, scrub, without_keys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass
+class Held:
+    """Something that holds a secret."""
+
+    secret: Secret
 
 
 def test_a_secret_shows_itself_to_nobody() -> None:
@@ -17,8 +36,20 @@ def test_a_secret_shows_itself_to_nobody() -> None:
     for leak in (pickle.dumps, copy.copy, copy.deepcopy, hash):
         with pytest.raises(TypeError):
             leak(secret)
-    with pytest.raises(TypeError):
-        json.dumps(secret)
+    for leak in (
+        json.dumps, msgspec.json.encode, msgspec.to_builtins, msgspec.msgpack.encode, vars, iter, len, str.__len__,
+        lambda held: held.__getstate__(), lambda held: held + "", lambda held: dataclasses.asdict(Held(held)),
+    ):  # fmt: skip
+        with pytest.raises(TypeError) as raised:
+            leak(secret)
+        assert "hidden" not in str(raised.value)
+    assert "hidden" not in "%s %r" % (secret, Held(secret)) + repr(ApiKey(secret)) + pprint.pformat({"a": [secret]})  # noqa: UP031
+    try:
+        raise ValueError(secret)
+    except ValueError as error:
+        shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    assert "secret = [secret]" in shown
+    assert "ValueError: [secret]" in shown
     assert secret == Secret("hidden") != Secret("other")
     assert secret != "hidden"
 
@@ -62,6 +93,19 @@ KEY = 'own"key\\with/all+of=it-0123456789'
         base64.b64encode(b"us:" + KEY.encode()).decode(),
         base64.b64encode(b"use:" + KEY.encode()).decode(),
         KEY[:16] + "***",
+        KEY[-16:],
+        f"{KEY[:14]}\n{KEY[14:]}",
+        html.escape(KEY),
+        "".join(f"&#x{ord(character):x};" for character in KEY),
+        "".join(f"&#{ord(character)};" for character in KEY),
+        "".join(f"\\u{ord(character):04x}" for character in KEY),
+        "".join(f"%{ord(character):02x}" for character in KEY),
+        quote(KEY).replace("%2B", "+").replace("%3D", "="),
+        quote(quote(KEY, safe=""), safe=""),
+        json.dumps(json.dumps(KEY))[3:-3],
+        f"{KEY[:3]}…{KEY[-4:]}",
+        f"{KEY[:6]}*******",
+        f"****{KEY[-4:]}",
     ],
 )
 def test_a_key_is_removed_however_it_is_spelt(spelling: str) -> None:
@@ -69,7 +113,64 @@ def test_a_key_is_removed_however_it_is_spelt(spelling: str) -> None:
     shown = scrub(f"bad {spelling} here", (Secret(KEY),))
     assert "[redacted]" in shown
     assert len(shown) < len("bad [redacted] here") + 16  # of base64: what belongs to others, and a bit or two
-    assert not label(f"bad {spelling} here", (Secret(KEY),), 200)
+    if KEY[:12] in spelling or "*" not in spelling + "…":
+        assert not label(f"bad {spelling} here", (Secret(KEY),), 200)
+
+
+KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=12, max_size=60)
+
+
+@given(KEYS.filter(lambda key: sum(map(str.isalnum, key)) > 5), st.integers(0, 5))
+def test_any_key_is_removed_in_any_spelling(key: str, number: int) -> None:
+    """No key, whatever characters it is made of, is left over in any way of quoting it."""
+    spelling = [
+        key, quote(key, safe=""), json.dumps(key)[1:-1], html.escape(key), quote_plus(quote_plus(key)),
+        base64.b64encode(b"xy"[: number % 3] + key.encode()).decode(),
+    ][number]  # fmt: skip
+    shown = scrub(f"({spelling})", (Secret(key),), 10_000)
+    assert "[redacted]" in shown
+    assert key not in shown
+    assert len(shown) <= len("([redacted])") + 10
+    assert quotes(f"({spelling})", (Secret(key),))
+
+
+def test_what_an_answer_says_of_itself_is_judged_by_real_keys_alone() -> None:
+    """Ids and names are told from keys that are quoted in them; stand-ins of fewer than 12 characters are no keys."""
+    assert quotes(f"chatcmpl-{KEY}", (Secret(KEY),))
+    assert not quotes("chatcmpl-0123456789abcdefghij", (Secret(KEY),))
+    assert not quotes("ollama/llama3", (Secret("ollama"),))
+
+
+def test_digests_tell_secrets_apart() -> None:
+    """The same secrets have the same digest under a key; others, cut elsewhere, or under another key have another."""
+    one = digest((Secret("a"), Secret("bc")), b"k", 8)
+    assert one == digest((Secret("a"), Secret("bc")), b"k", 8)
+    assert len({one, digest((Secret("ab"), Secret("c")), b"k", 8), digest((Secret("a"), Secret("bc")), b"x", 8)}) == 3
+
+
+def test_messages_about_settings_lose_what_looks_like_a_key() -> None:
+    """What is mixed like a key or has the shape of one goes, names of models and files stay."""
+    assert without_keys("x.'sk-proj-abcdefgh' is no provider") == "x.'[redacted]' is no provider"
+    assert without_keys("menus.c4n4ry0Ab1Cd2Ef3Gh4Ij: no") == "menus.[redacted] no"
+    said = "/etc/keyswitch.toml:5: 'claude-3-5-sonnet-20241022' and egress_private_networks[0] are well"
+    assert without_keys(said) == said
+
+
+ROOMS = {"server/keyswitch_engine/secret.py", "server/keyswitch_engine/key_shapes.py"}
+ROOMS |= {f"server/keyswitch_engine/auth/{name}.py" for name in ("authenticator", "google", "headers")}
+
+
+def test_secrets_are_opened_in_few_places() -> None:
+    """Only where headers are built, keys are recognised and texts are scrubbed is a secret ever opened."""
+    opened = set()
+    for folder in ("server", "clients", "proto"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                named = node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)
+                others = isinstance(node, ast.Attribute) and getattr(node.value, "id", "") != "self"
+                if named in ("reveal", "_spellings", "_spelt") or (named == "_value" and others):
+                    opened.add(str(file.relative_to(ROOT)))
+    assert opened == ROOMS
 
 
 def test_a_label_is_short_plain_text() -> None:

@@ -7,9 +7,11 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from keyswitch_engine.crash import places, report_by, summary
 
 from keyswitch_cli import exit_codes
 
@@ -126,6 +128,7 @@ def cli(  # noqa: PLR0917 - click passes them by name
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its status."""
+    report_by(_report)
     _fill_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may hold what a terminal's encoding does not
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -174,7 +177,16 @@ def _run(arguments: list[str] | None) -> int:
     except OSError as error:
         _complain(f"error: {error.strerror or type(error).__name__}")
         return exit_codes.ERROR
+    except BaseException as error:  # noqa: BLE001 - a bug, whose text may hold a key
+        _complain(f"error: a bug of keyswitch: {summary(type(error).__name__, places(error))}")
+        return exit_codes.ERROR
     return result if isinstance(result, int) else 0
+
+
+def _report(level: int, source: str, kind: str, where: Sequence[str]) -> None:
+    """Say that something failed beside the command, which goes on; libraries that only have something to say do not."""
+    if kind:
+        _complain(f"warning: {source}: {summary(kind, where)}")
 
 
 def _complain(message: str) -> None:

@@ -26,6 +26,8 @@ from keyswitch_client.requests import (
     build,
     count_request,
     embed_request,
+    hidden,
+    hide_keys,
     models_request,
     validate_request,
 )
@@ -176,11 +178,13 @@ class AsyncClient:
         **arguments: Unpack[Arguments],
     ) -> Answer:
         """Answer a conversation, whole. *timeout* is in seconds. Raises `KeyswitchError`."""
+        hide_keys(arguments)
         request = build(pb.GenerateRequest, GenerateArguments(**arguments))
         return Answer(await self._unary(self._dispatch.Generate, request, timeout))
 
     def stream(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> AsyncStream:
         """Answer a conversation as a stream. *timeout* is in seconds. Reading it raises `KeyswitchError`."""
+        hide_keys(arguments)
         request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
         return AsyncStream(
             self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout), metadata=self._metadata)
@@ -191,6 +195,7 @@ class AsyncClient:
 
         Raises `KeyswitchError` as the call would.
         """
+        hide_keys(arguments)
         request = build(pb.ExplainRouteRequest, GenerateArguments(**arguments))
         request.include_body = include_body
         response: pb.ExplainRouteResponse = await self._unary(self._dispatch.ExplainRoute, request, None)
@@ -216,6 +221,7 @@ class AsyncClient:
 
         *fallbacks*, *max_attempts* and *hedge_after* are as in `GenerateArguments`.
         """
+        credentials = hidden(credentials)
         request = embed_request(
             inputs, model=model, provider=provider, region=region, credentials=credentials, dimensions=dimensions,
             purpose=purpose, options=options, fallbacks=fallbacks, max_attempts=max_attempts, hedge_after=hedge_after,
@@ -229,6 +235,7 @@ class AsyncClient:
         Raises:
             TypeError: there are limits (`max_attempts`, `hedge_after`, `coalesce_window`), which a count does not have.
         """
+        hide_keys(arguments)
         request = count_request(GenerateArguments(**arguments))
         response: pb.CountTokensResponse = await self._unary(self._dispatch.CountTokens, request, None)
         return response.input_tokens
@@ -237,6 +244,7 @@ class AsyncClient:
         self, provider: str, *, region: str = "", credentials: Credentials = MappingProxyType({})
     ) -> list[pb.ProviderModel]:
         """Return the models that a provider lists, in its order. Raises `KeyswitchError`."""
+        credentials = hidden(credentials)
         request = models_request(provider, region=region, credentials=credentials)
         response: pb.ListProviderModelsResponse = await self._unary(self._dispatch.ListProviderModels, request, None)
         return list(response.models)
@@ -245,6 +253,7 @@ class AsyncClient:
         self, provider: str, *, model: str = "", region: str = "", credentials: Credentials
     ) -> pb.ValidateCredentialResponse:
         """Ask the provider, in at most 3 seconds, whether its credential is good. Raises `KeyswitchError`."""
+        credentials = hidden(credentials)
         request = validate_request(provider, model=model, region=region, credentials=credentials)
         response: pb.ValidateCredentialResponse = await self._unary(self._dispatch.ValidateCredential, request, None)
         return response

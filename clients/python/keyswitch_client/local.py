@@ -12,7 +12,6 @@ import contextlib
 import logging
 import secrets
 import socket
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from keyswitch_bridge.calls import CallRecord, Calls, Write
 from keyswitch_bridge.origins import DispatchRequest, Origin, origins
 from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.cost import Prices, PriceTable
+from keyswitch_engine.crash import places
 from keyswitch_engine.dispatch import Dispatcher
 from keyswitch_engine.egress import Answer, Egress, Timing
 from keyswitch_engine.egress_policy import EgressPolicy
@@ -292,7 +292,5 @@ def _status(failure: RpcFailure) -> grpc.aio.AioRpcError:
 def _log_incident(error: Exception) -> str:
     """Log a bug of ours by its type and places alone; return the incident's id."""
     incident = secrets.token_hex(8)
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
-    passed = ", ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
-    _LOG.error("incident %s: %s at %s", incident, type(error).__name__, passed)
+    _LOG.error("incident %s: %s at %s", incident, type(error).__name__, ", ".join(places(error)))
     return incident

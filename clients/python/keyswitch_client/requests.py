@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from google.protobuf.duration_pb2 import Duration
 from keyswitch.v1 import conversation_pb2, credential_pb2, dispatch_service_pb2, target_pb2
@@ -23,6 +23,8 @@ __all__ = [
     "count_request",
     "credential_messages",
     "embed_request",
+    "hidden",
+    "hide_keys",
     "models_request",
     "user",
     "validate_request",
@@ -68,8 +70,35 @@ class BearerToken(_Hidden):
 
 
 Key: TypeAlias = str | ApiKey | BearerToken | credential_pb2.Credential
-Credentials: TypeAlias = Mapping[str, Key | Sequence[ApiKey | BearerToken]]
+_OneKey: TypeAlias = ApiKey | BearerToken | credential_pb2.Credential
+Credentials: TypeAlias = Mapping[str, Key | Sequence[_OneKey]]
 """Keys by provider; a plain string is an API key."""
+
+
+class _HiddenKeys(_Hidden, dict[str, Key | Sequence[_OneKey]]):
+    """Keys by provider, as they are between a method's first line and its request."""
+
+
+def hidden(credentials: Credentials) -> Credentials:
+    """Return keys that show nothing of themselves: tracebacks with the values of variables would show strings."""
+    if isinstance(credentials, _HiddenKeys):
+        return credentials
+    return _HiddenKeys({provider: _several(value) for provider, value in credentials.items()})
+
+
+def hide_keys(arguments: Mapping[str, Any]) -> None:
+    """Hide the keys among a method's keyword arguments, in place."""
+    if "credentials" in arguments:
+        cast("dict[str, Any]", arguments)["credentials"] = hidden(arguments["credentials"])
+
+
+def _several(value: Key | Sequence[_OneKey]) -> tuple[_OneKey, ...]:
+    """Return one key or several as a sequence without plain strings."""
+    if isinstance(value, str):
+        return (ApiKey(value),)
+    return (value,) if isinstance(value, _OneKey) else tuple(value)
+
+
 Messages: TypeAlias = str | Iterable[conversation_pb2.Message]
 """A conversation; a plain string is one message of the user's."""
 _Request = TypeVar(
@@ -306,17 +335,26 @@ def _of_provider(provider: str, credentials: Credentials) -> list[credential_pb2
 
 
 def credential_messages(credentials: Credentials) -> list[credential_pb2.ProviderCredential]:
-    """Return the contract's messages for keys."""
+    """Return the contract's messages for keys.
+
+    Raises:
+        ValueError: one is no text in Unicode.
+    """
+    credentials = hidden(credentials)
     messages = []
-    for provider, value in credentials.items():
-        keys: Iterable[Key] = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        for key in keys:
-            label = ""
-            if isinstance(key, str):
-                credential = ApiKey(key).message()
-            elif isinstance(key, credential_pb2.Credential):
-                credential = key
-            else:
-                credential, label = key.message(), key.label
+    for provider, keys in credentials.items():
+        for key in _several(keys):
+            label = "" if isinstance(key, credential_pb2.Credential) else key.label
+            credential = _message(key)
+            if credential is None:  # behind the `except`, lest the library's error, which holds the key, be its context
+                raise ValueError("a credential holds something that is no text in Unicode")
             messages.append(credential_pb2.ProviderCredential(provider=provider, label=label, credential=credential))
     return messages
+
+
+def _message(key: _OneKey) -> credential_pb2.Credential | None:
+    """Return the contract's message for a key; None if there is none."""
+    try:
+        return key if isinstance(key, credential_pb2.Credential) else key.message()
+    except (TypeError, UnicodeError):
+        return None

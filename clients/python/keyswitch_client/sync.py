@@ -25,6 +25,8 @@ from keyswitch_client.requests import (
     build,
     count_request,
     embed_request,
+    hidden,
+    hide_keys,
     models_request,
     validate_request,
 )
@@ -160,11 +162,13 @@ class Client:
 
     def generate(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> Answer:
         """Answer a conversation, whole. *timeout* is in seconds. Raises `KeyswitchError`."""
+        hide_keys(arguments)
         request = build(pb.GenerateRequest, GenerateArguments(**arguments))
         return Answer(self._unary(self._dispatch.Generate, request, timeout))
 
     def stream(self, *, timeout: float | None = None, **arguments: Unpack[Arguments]) -> Stream:
         """Answer a conversation as a stream. *timeout* is in seconds. Reading it raises `KeyswitchError`."""
+        hide_keys(arguments)
         request = build(pb.StreamGenerateRequest, GenerateArguments(**arguments))
         return Stream(
             self._dispatch.StreamGenerate(request, timeout=deadline(timeout, self._timeout), metadata=self._metadata)
@@ -175,6 +179,7 @@ class Client:
 
         Raises `KeyswitchError` as the call would.
         """
+        hide_keys(arguments)
         request = build(pb.ExplainRouteRequest, GenerateArguments(**arguments))
         request.include_body = include_body
         response: pb.ExplainRouteResponse = self._unary(self._dispatch.ExplainRoute, request, None)
@@ -200,6 +205,7 @@ class Client:
 
         *fallbacks*, *max_attempts* and *hedge_after* are as in `GenerateArguments`.
         """
+        credentials = hidden(credentials)
         request = embed_request(
             inputs, model=model, provider=provider, region=region, credentials=credentials, dimensions=dimensions,
             purpose=purpose, options=options, fallbacks=fallbacks, max_attempts=max_attempts, hedge_after=hedge_after,
@@ -213,6 +219,7 @@ class Client:
         Raises:
             TypeError: there are limits (`max_attempts`, `hedge_after`, `coalesce_window`), which a count does not have.
         """
+        hide_keys(arguments)
         request = count_request(GenerateArguments(**arguments))
         response: pb.CountTokensResponse = self._unary(self._dispatch.CountTokens, request, None)
         return response.input_tokens
@@ -221,6 +228,7 @@ class Client:
         self, provider: str, *, region: str = "", credentials: Credentials = MappingProxyType({})
     ) -> list[pb.ProviderModel]:
         """Return the models that a provider lists, in its order. Raises `KeyswitchError`."""
+        credentials = hidden(credentials)
         request = models_request(provider, region=region, credentials=credentials)
         response: pb.ListProviderModelsResponse = self._unary(self._dispatch.ListProviderModels, request, None)
         return list(response.models)
@@ -229,6 +237,7 @@ class Client:
         self, provider: str, *, model: str = "", region: str = "", credentials: Credentials
     ) -> pb.ValidateCredentialResponse:
         """Ask the provider, in at most 3 seconds, whether its credential is good. Raises `KeyswitchError`."""
+        credentials = hidden(credentials)
         request = validate_request(provider, model=model, region=region, credentials=credentials)
         response: pb.ValidateCredentialResponse = self._unary(self._dispatch.ValidateCredential, request, None)
         return response

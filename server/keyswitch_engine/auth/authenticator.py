@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from keyswitch_engine.auth.aws import sign
 from keyswitch_engine.auth.google import GoogleTokens, Post
-from keyswitch_engine.auth.headers import auth_headers
+from keyswitch_engine.auth.headers import auth_headers, check_values
 from keyswitch_engine.credential import AwsAccessKey, Credential, GoogleServiceAccount, secrets_of
 from keyswitch_engine.provider import Auth
 from keyswitch_engine.secret import Secret
@@ -48,10 +48,12 @@ class Authenticator:
         """Return what authenticates a request that is otherwise complete.
 
         Raises:
+            InvalidRequest: a value of the credential cannot stand in a header.
             DispatchError: a token could not be bought, or this installation lacks what signing needs.
         """
         secrets = secrets_of(credential)
         ready = auth_headers(auth, credential)
+        check_values(ready or {})
         if ready is not None:
             if key_header and "Authorization" in ready:
                 ready[key_header] = ready.pop("Authorization")
@@ -62,7 +64,10 @@ class Authenticator:
                     key_id.reveal(), secret.reveal(), session.reveal() if session is not None else "",
                     region=region, service=auth.aws_service, method=method, url=url, headers=headers, body=body,
                 )  # fmt: skip
-                return Authenticated(signed, secrets)
+                check_values(signed)
+                authorization = signed["Authorization"]
+                made = (Secret(authorization), Secret(authorization.rpartition("Signature=")[2]))
+                return Authenticated(signed, (*secrets, *made))
             case GoogleServiceAccount() as account:
                 token = await self._google.token(account, auth.token_url)
                 return Authenticated({"Authorization": f"Bearer {token.reveal()}"}, (*secrets, token))

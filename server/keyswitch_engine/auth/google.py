@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import hashlib
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ import msgspec
 from keyswitch_engine.credential import GoogleServiceAccount
 from keyswitch_engine.error_rules import ErrorRule, reason_of
 from keyswitch_engine.errors import ProtocolError, ProviderError, Reason, Unavailable
-from keyswitch_engine.secret import Secret
+from keyswitch_engine.secret import Secret, digest, label
 from keyswitch_engine.wire import MALFORMED_JSON
 
 __all__ = ["GoogleTokens", "Post"]
@@ -33,6 +33,8 @@ _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _LIFETIME = 3600
 _MARGIN = 120.0
 _KEEP = 1024
+_DIGEST_BYTES = 32
+_LONGEST_CODE = 100
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _ERRORS = (
     ErrorRule(Reason.INVALID_CREDENTIAL, code="invalid_grant|invalid_client|unauthorized_client"),
@@ -55,6 +57,7 @@ class GoogleTokens:
     def __init__(self, post: Post) -> None:
         """Buy through *post*."""
         self._post = post
+        self._digest_key = secrets.token_bytes(_DIGEST_BYTES)
         self._tokens: collections.OrderedDict[bytes, tuple[Secret, float]] = collections.OrderedDict()
         self._locks: dict[bytes, _Lock] = {}
 
@@ -66,40 +69,41 @@ class GoogleTokens:
         Raises:
             DispatchError: Google refused the key, or cannot be reached.
         """
-        digest = hashlib.sha256(f"{url}\n{account.client_email}\n{account.private_key.reveal()}".encode()).digest()
-        if (token := self._kept(digest)) is not None:
+        whose = (Secret(url), Secret(account.client_email), Secret(account.private_key_id), account.private_key)
+        known_by = digest(whose, self._digest_key, _DIGEST_BYTES)
+        if (token := self._kept(known_by)) is not None:
             return token
-        lock = self._locks.setdefault(digest, _Lock())
+        lock = self._locks.setdefault(known_by, _Lock())
         lock.waiting += 1
         try:
             async with lock.lock:
-                return self._kept(digest) or await self._buy(digest, account, url)
+                return self._kept(known_by) or await self._buy(known_by, account, url)
         finally:
             lock.waiting -= 1
             if not lock.waiting:
-                self._locks.pop(digest, None)
+                self._locks.pop(known_by, None)
 
-    def forget(self, secrets: Sequence[Secret]) -> None:
-        """Keep none of *secrets* any longer: the provider has refused a call with them."""
-        refused = [digest for digest, (token, _) in self._tokens.items() if any(token is secret for secret in secrets)]
-        for digest in refused:
-            del self._tokens[digest]
+    def forget(self, refused: Sequence[Secret]) -> None:
+        """Keep none of *refused* any longer: the provider has refused a call with them."""
+        for known_by, (token, _) in tuple(self._tokens.items()):
+            if any(token is secret for secret in refused):
+                del self._tokens[known_by]
 
-    def _kept(self, digest: bytes) -> Secret | None:
+    def _kept(self, known_by: bytes) -> Secret | None:
         """Return a token that is still good."""
-        token, expires = self._tokens.get(digest, (None, 0.0))
+        token, expires = self._tokens.get(known_by, (None, 0.0))
         if token is None or time.monotonic() > expires - _MARGIN:
             return None
-        self._tokens.move_to_end(digest)
+        self._tokens.move_to_end(known_by)
         return token
 
-    async def _buy(self, digest: bytes, account: GoogleServiceAccount, url: str) -> Secret:
+    async def _buy(self, known_by: bytes, account: GoogleServiceAccount, url: str) -> Secret:
         """Buy a token. Signing takes milliseconds of arithmetic, so it has a thread of its own."""
         assertion = await asyncio.to_thread(_assertion, account, url)
         body = urlencode({"grant_type": _GRANT, "assertion": assertion}).encode()
         status, content = await self._post(url, {"content-type": "application/x-www-form-urlencoded"}, body)
         if status >= 300:  # noqa: PLR2004 - RFC 9110
-            raise _refusal(status, content)
+            raise _refusal(status, content, (Secret(assertion),))
         try:
             answer = msgspec.json.decode(content, type=_Answer)
         except MALFORMED_JSON:
@@ -109,14 +113,17 @@ class GoogleTokens:
         token = Secret(answer.access_token)
         lifetime = _seconds(answer.expires_in)
         if lifetime > _MARGIN:
-            self._tokens[digest] = token, time.monotonic() + lifetime
+            self._tokens[known_by] = token, time.monotonic() + lifetime
         while len(self._tokens) > _KEEP:
             self._tokens.popitem(last=False)
         return token
 
 
-def _refusal(status: int, content: bytes) -> ProviderError:
-    """Read an answer with a status of 300 or more; whose fault it is shows in the status before the body."""
+def _refusal(status: int, content: bytes, sent: tuple[Secret, ...]) -> ProviderError:
+    """Read an answer with a status of 300 or more; whose fault it is shows in the status before the body.
+
+    What was *sent* is not shown where it quotes that.
+    """
     code = ""
     if 400 <= status < 500:  # noqa: PLR2004 - RFC 9110
         try:
@@ -127,7 +134,7 @@ def _refusal(status: int, content: bytes) -> ProviderError:
     refusal = ProviderError(
         reason_of(status, [code], "", _ERRORS), f"the token endpoint refused the service account with status {status}"
     )
-    refusal.upstream_status, refusal.upstream_code = status, code
+    refusal.upstream_status, refusal.upstream_code = status, label(code, sent, _LONGEST_CODE)
     return refusal
 
 

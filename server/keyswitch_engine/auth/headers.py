@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from keyswitch_engine.credential import (
     ApiKey,
     AwsAccessKey,
@@ -15,9 +18,12 @@ from keyswitch_engine.credential import (
     GoogleServiceAccount,
     NoCredential,
 )
+from keyswitch_engine.errors import InvalidRequest, Violation
 from keyswitch_engine.provider import Auth
 
-__all__ = ["auth_headers"]
+__all__ = ["auth_headers", "check_values"]
+
+_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,8190}[\x21-\x7e])?")
 
 
 def auth_headers(auth: Auth, credential: Credential) -> dict[str, str] | None:
@@ -47,6 +53,19 @@ def auth_headers(auth: Auth, credential: Credential) -> dict[str, str] | None:
             return None
         case NoCredential():
             return {}
+
+
+def check_values(headers: Mapping[str, str]) -> None:
+    """Check that headers are just what they say: no line end begins another one, and no key is missing.
+
+    The bridge has refused what its callers send; this holds whoever makes a credential.
+
+    Raises:
+        InvalidRequest: a value is empty, too long, or not of visible ASCII; the message does not show it.
+    """
+    if not all(map(_VALUE.fullmatch, headers.values())):
+        rule = "what becomes a header has 1 to 8192 visible ASCII characters, without line ends"
+        raise InvalidRequest([Violation("credentials", rule)])
 
 
 def _key_header(auth: Auth, key: str) -> dict[str, str]:

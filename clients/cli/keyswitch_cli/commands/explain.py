@@ -7,7 +7,7 @@ import pathlib
 
 import click
 from click.core import ParameterSource
-from google.protobuf import json_format
+from keyswitch.redaction import message_json
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client.enums import value_name
 from keyswitch_client.locality import LocalMode
@@ -79,7 +79,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     with rpc_failures(), connect(server, local=local_options(local, told)) as client:
         response = client.explain(**asked, include_body=body)
         if as_json:
-            print_line(json_format.MessageToJson(response, indent=None))
+            print_line(message_json(response))
             return 0
         for route in response.routes:
             _show(route)

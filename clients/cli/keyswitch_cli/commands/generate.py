@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import click
-from google.protobuf import json_format
+from keyswitch.redaction import message_json
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, usage_pb2
 from keyswitch_client import Answer, KeyswitchError, ReasoningDelta, RefusalDelta, Stream, TextDelta
 from keyswitch_client.arguments import Arguments
@@ -120,7 +120,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     if not as_json:
         for call in answer.tool_calls:
             message = conversation_pb2.ToolCallPart(id=call.id, name=call.name, arguments_json=call.arguments_json)
-            print_line(json_format.MessageToJson(message, indent=None))
+            print_line(message_json(message))
     if verbose:
         _print_receipt(answer)
 
@@ -148,7 +148,7 @@ def _print_events(stream: Stream, *, as_json: bool, verbose: bool) -> Answer:
     """Print what comes, as it comes."""
     if as_json:
         for message in stream.messages():
-            print_line(json_format.MessageToJson(message, indent=None))
+            print_line(message_json(message))
         return stream.answer
     visible, reasoning = TextOutput(), TextOutput(err=True)
     try:
@@ -170,7 +170,7 @@ def _print_events(stream: Stream, *, as_json: bool, verbose: bool) -> Answer:
 def _print_whole(answer: Answer, *, as_json: bool, verbose: bool) -> None:
     """Print an answer that came at once, as it would have been streamed."""
     if as_json:
-        print_line(json_format.MessageToJson(answer.response, indent=None))
+        print_line(message_json(answer.response))
         return
     visible, reasoning = TextOutput(), TextOutput(err=True)
     if verbose:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from google.protobuf import json_format
+from keyswitch.redaction import message_json
 from keyswitch.v1 import usage_pb2
 from keyswitch_client.enums import value_name
 
@@ -51,7 +51,7 @@ def command(
         )
     if as_json:
         for model in found:
-            print_line(json_format.MessageToJson(model, indent=None))
+            print_line(message_json(model))
         return
     rows = [
         (model.id, model.provider, model.resolved_model, value_name(usage_pb2.Billing, model.billing, "BILLING_"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from google.protobuf import json_format
+from keyswitch.redaction import message_json
 
 from keyswitch_cli.command import PrintingCommand
 from keyswitch_cli.connection import connect
@@ -24,7 +24,7 @@ def command(query: tuple[str, ...], server: str, *, as_json: bool) -> None:
         found = client.providers(" ".join(query))
     if as_json:
         for provider in found:
-            print_line(json_format.MessageToJson(provider, indent=None))
+            print_line(message_json(provider))
         return
     rows = [(provider.id, provider.default_model, provider.origin_host, provider.display_name) for provider in found]
     for line in table(("PROVIDER", "DEFAULT MODEL", "HOST", "NAME"), rows):
