@@ -124,7 +124,7 @@ async def hostile(http: web.Request) -> web.StreamResponse:
     return web.json_response(error | {"message": f"bad {key}", "__type": key}, status=401)
 
 
-def MASK(key: str) -> str:
+def bare(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", key)
 
 

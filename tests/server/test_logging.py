@@ -5,8 +5,21 @@ import io
 import json
 import logging as stdlib
 import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
 
+import pytest
 from keyswitch_server import logging
+
+
+@pytest.fixture(autouse=True)
+def hooks() -> Iterator[None]:
+    """Give the process its own hooks and handlers back."""
+    kept = sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning, stdlib.root.handlers[:]
+    yield
+    sys.excepthook, threading.excepthook, sys.unraisablehook, warnings.showwarning, stdlib.root.handlers[:] = kept
 
 
 def lines(out: io.StringIO) -> list[dict[str, object]]:
