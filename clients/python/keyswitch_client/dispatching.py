@@ -1,0 +1,313 @@
+"""Where the calls of a client go: to its server, or to this process, as `locality` says.
+
+Both classes have the methods of the stub that they stand before, and raise what it raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from keyswitch.v1 import error_pb2
+
+from keyswitch_client.errors import KeyswitchError, UnsupportedError, from_status
+from keyswitch_client.locality import LocalOptions, Place, place
+from keyswitch_client.loop_thread import LoopThread
+
+if TYPE_CHECKING:
+    from keyswitch_client.local import LocalDispatch
+
+__all__ = ["AsyncDispatch", "Dispatch"]
+
+_UNARY: Final = ("Generate", "ExplainRoute", "Embed", "CountTokens", "ListProviderModels", "ValidateCredential")
+_NOBODY_THERE: Final = ("failed to connect", "DNS resolution failed")
+"""Words of gRPC's for a server that was never reached; one that was may have begun the call."""
+_MISSING: Final = "to dispatch it from this machine: pip install 'keyswitch[local]'"
+
+
+class AsyncDispatch:
+    """The dispatch service of an asynchronous client."""
+
+    def __init__(self, stub: Any, options: LocalOptions) -> None:
+        """Stand before *stub*."""
+        self._stub = stub
+        self._options = options
+        self._lock = asyncio.Lock()
+        self._local: LocalDispatch | None = None
+        for name in _UNARY:
+            setattr(self, name, functools.partial(self._unary, name))
+
+    async def close(self) -> None:
+        """End what is done in this process."""
+        if self._local is not None:
+            await self._local.close()
+
+    async def _unary(self, name: str, request: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as stubs have it
+        """Make a unary call."""
+        due = _due(timeout)
+        at = place(request, self._options.mode)
+        if at is Place.SERVER:
+            try:
+                return await getattr(self._stub, name)(request, timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                await self._check_taken(request, error)
+        local = await self._here(at)
+        return await getattr(local, name)(request, timeout=_left(due))
+
+    def StreamGenerate(self, request: Any, timeout: float | None = None) -> Any:
+        """Make a streaming call."""
+        if self._options.mode == "never":
+            return self._stub.StreamGenerate(request, timeout=timeout)
+        due = _due(timeout)
+        at = place(request, self._options.mode)
+        call = self._stub.StreamGenerate(request, timeout=timeout) if at is Place.SERVER else None
+
+        async def here(error: grpc.aio.AioRpcError | None) -> Any:
+            if error is not None:
+                await self._check_taken(request, error)
+            return (await self._here(at)).StreamGenerate(request, timeout=_left(due))
+
+        return _AsyncStream(call, here)
+
+    async def _here(self, at: Place = Place.HERE) -> LocalDispatch:
+        """Return what makes calls in this process."""
+        async with self._lock:
+            if self._local is None:
+                self._local = await _opened(self._options)
+        if at is Place.NOWHERE:
+            raise self._local.mixed()
+        return self._local
+
+    async def _check_taken(self, request: Any, error: grpc.aio.AioRpcError) -> None:
+        """Raise the *error* of a server's again, unless the call is made here for it."""
+        why = _left_to_client(error, self._options)
+        if not why:
+            raise error
+        try:
+            local = await self._here()
+        except UnsupportedError:
+            raise _hinted(error) from None
+        if not await local.takes(request):
+            raise error
+        _notify(self._options, why)
+
+
+class _AsyncStream:
+    """A streaming call, at the server or here, or here after the server; the task that reads it begins what is here."""
+
+    def __init__(self, call: Any, here: Callable[[grpc.aio.AioRpcError | None], Awaitable[Any]]) -> None:
+        """Read from *call*, or from what *here* returns if there is none or it fails before its first response."""
+        self._call = call
+        self._here = here
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Cancel what is running."""
+        self._cancelled = True
+        if self._call is not None:
+            self._call.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """Iterate over the responses."""
+        failure = None
+        if self._call is not None:
+            begun = False
+            try:
+                async for response in self._call:
+                    begun = True
+                    yield response
+            except grpc.aio.AioRpcError as error:
+                if begun:
+                    raise
+                failure = error
+            else:
+                return
+        self._call = await self._here(failure)
+        if self._cancelled:
+            self._call.cancel()
+        async for response in self._call:
+            yield response
+
+
+class Dispatch:
+    """The dispatch service of a synchronous client."""
+
+    def __init__(self, stub: Any, options: LocalOptions) -> None:
+        """Stand before *stub*."""
+        self._stub = stub
+        self._options = options
+        self._thread = LoopThread()
+        self._local: LocalDispatch | None = None
+        for name in _UNARY:
+            setattr(self, name, functools.partial(self._unary, name))
+
+    def close(self) -> None:
+        """End what is done in this process, and the thread that does it."""
+        if self._local is not None:
+            self._thread.run(self._local.close())
+        self._thread.close()
+
+    def _unary(self, name: str, request: Any, timeout: float | None = None) -> Any:
+        """Make a unary call."""
+        due = _due(timeout)
+        at = place(request, self._options.mode)
+        if at is Place.SERVER:
+            try:
+                return getattr(self._stub, name)(request, timeout=timeout)
+            except grpc.RpcError as error:
+                self._check_taken(request, error)
+        return self._thread.run(getattr(self._here(at), name)(request, timeout=_left(due)))
+
+    def StreamGenerate(self, request: Any, timeout: float | None = None) -> Any:
+        """Make a streaming call."""
+        if self._options.mode == "never":
+            return self._stub.StreamGenerate(request, timeout=timeout)
+        due = _due(timeout)
+        at = place(request, self._options.mode)
+        call = self._stub.StreamGenerate(request, timeout=timeout) if at is Place.SERVER else None
+
+        def here(error: Any) -> Any:
+            if error is not None:
+                self._check_taken(request, error)
+            local = self._here(at)
+
+            async def begin() -> Any:
+                return local.StreamGenerate(request, timeout=_left(due))
+
+            return _Pulled(self._thread, self._thread.run(begin()))
+
+        return _Stream(call, here)
+
+    def _here(self, at: Place = Place.HERE) -> LocalDispatch:
+        """Return what makes calls in this process."""
+        if self._local is None:
+            self._local = self._thread.run(_opened(self._options))
+        if at is Place.NOWHERE:
+            raise self._local.mixed()
+        return self._local
+
+    def _check_taken(self, request: Any, error: Any) -> None:
+        """Raise the *error* of a server's again, unless the call is made here for it."""
+        why = _left_to_client(error, self._options)
+        if not why:
+            raise error
+        try:
+            local = self._here()
+        except UnsupportedError:
+            raise _hinted(error) from None
+        if not self._thread.run(local.takes(request)):
+            raise error
+        _notify(self._options, why)
+
+
+class _Stream:
+    """A streaming call, at the server or here, or here after the server."""
+
+    def __init__(self, call: Any, here: Callable[[Any], Any]) -> None:
+        """Read from *call*, or from what *here* returns if there is none or it fails before its first response."""
+        self._call = call
+        self._here = here
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Cancel what is running."""
+        self._cancelled = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the responses."""
+        failure = None
+        if self._call is not None:
+            begun = False
+            try:
+                for response in self._call:
+                    begun = True
+                    yield response
+            except grpc.RpcError as error:
+                if begun:
+                    raise
+                failure = error
+            else:
+                return
+        self._call = self._here(failure)
+        if self._cancelled:
+            self._call.cancel()
+        yield from self._call
+
+
+class _Pulled:
+    """A stream of the loop's, pulled response by response from another thread."""
+
+    def __init__(self, thread: LoopThread, stream: Any) -> None:
+        self._thread = thread
+        self._stream = stream
+
+    def cancel(self) -> None:
+        """End the call, unless it has ended."""
+        self._thread.soon(self._stream.cancel)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the responses."""
+        while (response := self._thread.run(self._next())) is not None:
+            yield response
+
+    async def _next(self) -> Any:
+        """Return the next response, None behind the last one."""
+        return await anext(self._stream, None)
+
+
+async def _opened(options: LocalOptions) -> LocalDispatch:
+    """Return what makes calls in this process; everything that this needs is imported here.
+
+    Raises:
+        UnsupportedError: a part of it is not installed.
+    """
+    try:
+        from keyswitch_client.local import LocalDispatch  # noqa: PLC0415 - few clients need it, and it costs a lot
+    except ModuleNotFoundError as error:
+        message = f"the engine is not complete in this process ({error.name}); {_MISSING}"
+        raise UnsupportedError(grpc.StatusCode.UNIMPLEMENTED, message, error_pb2.DispatchFailure()) from None
+    return await LocalDispatch.open(options)
+
+
+def _left_to_client(error: Any, options: LocalOptions) -> str:
+    """Return why the server leaves a call to its client, in words; empty where it does not."""
+    if options.mode != "auto":
+        return ""
+    if error.code() is grpc.StatusCode.PERMISSION_DENIED and _translated(error).reason == "BLOCKED_ENDPOINT":
+        return "the server does not call local endpoints"
+    nobody = error.code() is grpc.StatusCode.UNAVAILABLE and not _translated(error).reason
+    return "no server is there" if nobody and any(words in (error.details() or "") for words in _NOBODY_THERE) else ""
+
+
+def _translated(error: Any) -> KeyswitchError:
+    return from_status(error.code(), error.details(), error.trailing_metadata())
+
+
+def _hinted(error: Any) -> Any:
+    """Return the error of a server's with what would help, where it is about local endpoints at all."""
+    translated = _translated(error)
+    if translated.reason != "BLOCKED_ENDPOINT":
+        return error
+    translated.hint = _MISSING
+    return translated
+
+
+def _notify(options: LocalOptions, why: str) -> None:
+    """Tell whoever wants to know that a call is made here."""
+    if options.notify is not None:
+        options.notify(f"{why}; dispatched from this machine")
+
+
+def _due(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _left(due: float | None) -> float | None:
+    """Return the seconds that are left, none at the least."""
+    return None if due is None else max(due - time.monotonic(), 0.0)

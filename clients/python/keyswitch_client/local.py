@@ -1,0 +1,296 @@
+"""Calls made from this process, by the bridge and the engine that the server runs.
+
+The one module of the client that knows them. It stands where the channel would be: requests of the contract go in, and
+responses or gRPC statuses come out, so that everything above it is the same wherever a call is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import secrets
+import socket
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import grpc
+from keyswitch.v1 import dispatch_service_pb2 as pb
+from keyswitch_bridge.bounds import Bounds
+from keyswitch_bridge.calls import CallRecord, Calls, Write
+from keyswitch_bridge.origins import DispatchRequest, Origin, origins
+from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
+from keyswitch_engine.cost import Prices, PriceTable
+from keyswitch_engine.dispatch import Dispatcher
+from keyswitch_engine.egress import Answer, Egress, Timing
+from keyswitch_engine.egress_policy import EgressPolicy
+from keyswitch_engine.errors import DispatchError, InvalidRequest, Violation
+from keyswitch_engine.registry import Registry, RegistryError, load
+
+from keyswitch_client.locality import LocalOptions, are_private, is_local
+
+__all__ = ["LocalDispatch", "LocalStream"]
+
+_BOUNDS = Bounds()
+_LOG = logging.getLogger("keyswitch_client")
+
+
+class LocalDispatch:
+    """`DispatchService` in this process, with the methods of its asynchronous stub."""
+
+    def __init__(self, registry: Registry, options: LocalOptions) -> None:
+        """Decide by *registry*; sockets are opened when a call needs them."""
+        self._registry = registry
+        self._always = options.mode == "always"
+        self._prices = _prices()
+        self._sessions = contextlib.AsyncExitStack()
+        self._egresses: dict[EgressPolicy, Egress] = {}
+        self._calls: dict[frozenset[EgressPolicy], Calls] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, options: LocalOptions) -> Self:
+        """Load this installation's rows.
+
+        Raises:
+            grpc.RpcError: one of the files in `LocalOptions.providers` is invalid.
+        """
+        try:
+            registry = await asyncio.to_thread(load, options.providers)
+        except RegistryError as error:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), grpc.aio.Metadata(), str(error)
+            ) from None
+        return cls(registry, options)
+
+    async def close(self) -> None:
+        """End the calls that are still running, and close every connection."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._sessions.aclose()
+
+    async def takes(self, request: DispatchRequest) -> bool:
+        """Tell whether everything that a request would call is local, as this installation's rows resolve it."""
+        try:
+            called = origins(self._registry, request)
+        except DispatchError:  # the server knows more rows, or says the same
+            return False
+        return all([await _is_local(origin) for origin in called])
+
+    def mixed(self) -> grpc.aio.AioRpcError:
+        """Return the refusal of a request whose targets are local in part."""
+        rule = (
+            "some targets are local, which this machine calls itself, and others are the server's; "
+            "send them one after another, or dispatch all from this machine (local='always')"
+        )
+        return _status(rpc_failure(InvalidRequest([Violation("fallbacks", rule)])))
+
+    async def Generate(self, request: pb.GenerateRequest, timeout: float | None = None) -> pb.GenerateResponse:  # noqa: ASYNC109 - as stubs have it
+        """Answer a conversation, whole."""
+        return await self._unary(request, timeout, lambda calls, record: calls.generate(request, record, _begin))
+
+    def StreamGenerate(self, request: pb.StreamGenerateRequest, timeout: float | None = None) -> LocalStream:
+        """Answer a conversation as a stream."""
+        return LocalStream(
+            lambda write: self._made(
+                request, timeout, lambda calls, record: calls.stream(request, record, _begin, write)
+            ),
+            self._start,
+        )
+
+    async def ExplainRoute(self, request: pb.ExplainRouteRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - likewise
+        """Say where a request would go."""
+
+        async def explain(calls: Calls, record: CallRecord) -> pb.ExplainRouteResponse:
+            return calls.explain(request)
+
+        return await self._unary(request, timeout, explain)
+
+    async def Embed(self, request: pb.EmbedRequest, timeout: float | None = None) -> pb.EmbedResponse:  # noqa: ASYNC109 - likewise
+        """Turn texts into vectors."""
+        return await self._unary(request, timeout, lambda calls, record: calls.embed(request, record, _begin))
+
+    async def CountTokens(self, request: pb.CountTokensRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - likewise
+        """Say how large a conversation is."""
+        return await self._unary(request, timeout, lambda calls, record: calls.count_tokens(request, record))
+
+    async def ListProviderModels(self, request: pb.ListProviderModelsRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - likewise
+        """List a provider's models."""
+        return await self._unary(request, timeout, lambda calls, record: calls.list_models(request, record))
+
+    async def ValidateCredential(self, request: pb.ValidateCredentialRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - likewise
+        """Say whether a credential is good."""
+        return await self._unary(request, timeout, lambda calls, record: calls.validate(request, record))
+
+    async def _unary(self, request: Any, timeout: float | None, make: Callable[..., Awaitable[Any]]) -> Any:  # noqa: ASYNC109 - likewise
+        """Make a call in a task of its own, which `close` can end."""
+        return await self._start(self._made(request, timeout, make))
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start a call.
+
+        Raises:
+            ValueError: the client is closed; gRPC's channels say so in the same way.
+        """
+        if self._closed:
+            work.close()
+            raise ValueError("the client is closed")
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _made(self, request: Any, timeout: float | None, make: Callable[..., Awaitable[Any]]) -> Any:  # noqa: ASYNC109 - likewise
+        """Make a call, and end it as the server would."""
+        record = CallRecord(None if timeout is None else asyncio.get_running_loop().time() + timeout)
+        try:
+            return await make(await self._calls_for(request), record)
+        except DispatchError as error:
+            raise _status(rpc_failure(error)) from None
+        except Exception as error:  # noqa: BLE001 - a bug of ours, whose text may hold what was sent
+            raise _status(internal_failure(_log_incident(error))) from None
+
+    async def _calls_for(self, request: DispatchRequest) -> Calls:
+        """Return what makes the calls of a request, and reaches nothing but what is the request's own.
+
+        Raises:
+            DispatchError: the request is not good, or goes nowhere.
+        """
+        named = [origin for origin in origins(self._registry, request) if not self._always or await _is_local(origin)]
+        policies = frozenset(EgressPolicy.only(origin.base_url) for origin in named)
+        calls = self._calls.get(policies)
+        if calls is None:
+            ways = {policy: await self._egress(policy) for policy in policies}
+            public = await self._egress(EgressPolicy()) if self._always else None
+            dispatcher = Dispatcher(_Ways(ways, public), self._prices)
+            calls = self._calls.setdefault(policies, Calls(lambda: self._registry, dispatcher, _BOUNDS))
+        return calls
+
+    async def _egress(self, policy: EgressPolicy) -> Egress:
+        """Return the way out under a policy, which all calls under it share."""
+        egress = self._egresses.get(policy)
+        if egress is None:
+            egress = self._egresses[policy] = Egress(policy)
+            await self._sessions.enter_async_context(egress)
+        return egress
+
+
+class LocalStream:
+    """A stream of responses, with the part of a streaming call's interface that the client uses.
+
+    The call writes one response ahead of its reader, and then waits, which stops the provider in the end.
+    """
+
+    def __init__(
+        self,
+        made: Callable[[Write], Coroutine[Any, Any, None]],
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        """Start the call that *made* returns, which hands over what it writes."""
+        self._written: collections.deque[pb.StreamGenerateResponse] = collections.deque()
+        self._changed, self._room = asyncio.Event(), asyncio.Event()
+        self._task = start(made(self._write))
+        self._task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """End the call, unless it has ended."""
+        self._task.cancel()
+
+    def __aiter__(self) -> AsyncIterator[pb.StreamGenerateResponse]:
+        """Iterate over what is left."""
+        return self
+
+    async def __anext__(self) -> pb.StreamGenerateResponse:
+        """Return the next response. Raises `grpc.RpcError`, or `asyncio.CancelledError` where it was cancelled."""
+        while not self._written:
+            if self._task.done():
+                self._task.result()
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        response = self._written.popleft()
+        self._room.set()
+        return response
+
+    async def _write(self, response: pb.StreamGenerateResponse) -> None:
+        """Hand over a response once its predecessor has been read."""
+        while self._written:
+            self._room.clear()
+            await self._room.wait()
+        self._written.append(response)
+        self._changed.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Wake the reader up; a failure that nobody reads is no news."""
+        if not task.cancelled():
+            task.exception()
+        self._changed.set()
+
+
+class _Ways:
+    """The ways out of the calls with the same origins: one for each, and perhaps one to all that is public."""
+
+    def __init__(self, ways: Mapping[EgressPolicy, Egress], public: Egress | None) -> None:
+        self._ways = ways
+        self._public = public
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, connect_limit: float, timing: Timing
+    ) -> contextlib.AbstractAsyncContextManager[Answer]:
+        """Send a request by the way for its origin; what has none is refused by any of the others."""
+        way = self._ways.get(EgressPolicy.only(url)) or self._public or next(iter(self._ways.values()))
+        return way.request(method, url, headers, body, connect_limit=connect_limit, timing=timing)
+
+
+async def _begin() -> None:
+    """Begin to call a provider: nobody else could be told to send this call again."""
+
+
+async def _is_local(origin: Origin) -> bool:
+    """Tell whether an origin is local: by its text, or one of the request's own by all addresses of its name."""
+    if is_local(origin.base_url):
+        return True
+    if not origin.custom:
+        return False
+    host = urlsplit(origin.base_url).hostname or ""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:  # it has none here
+        return False
+    return are_private(_addresses(found))
+
+
+def _addresses(found: Iterable[Any]) -> list[str]:
+    """Return the addresses that a look-up found."""
+    return [str(sockaddr[0]).partition("%")[0] for *_, sockaddr in found]
+
+
+def _prices() -> Prices | None:
+    """Return the public price table, if it is installed; the server brings it."""
+    try:
+        return PriceTable()
+    except ImportError:
+        return None
+
+
+def _status(failure: RpcFailure) -> grpc.aio.AioRpcError:
+    """Return what a stub would raise for a status."""
+    return grpc.aio.AioRpcError(
+        failure.code, grpc.aio.Metadata(), grpc.aio.Metadata(*failure.trailing_metadata), failure.message
+    )
+
+
+def _log_incident(error: Exception) -> str:
+    """Log a bug of ours by its type and places alone; return the incident's id."""
+    incident = secrets.token_hex(8)
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    passed = ", ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
+    _LOG.error("incident %s: %s at %s", incident, type(error).__name__, passed)
+    return incident
