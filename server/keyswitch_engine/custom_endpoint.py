@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from yarl import URL
 
 from keyswitch_engine.credential import Credential
 from keyswitch_engine.dialects import DIALECTS
 from keyswitch_engine.dialects.base import Profile
+from keyswitch_engine.egress_policy import canonical_host
 from keyswitch_engine.errors import InvalidRequest, Reason, Violation
 from keyswitch_engine.provider import Auth, Provider, Surface
 
@@ -96,8 +96,6 @@ def endpoint_id(base_url: str, model: str) -> str:
     return hashlib.sha256(b"keyswitch endpoint 1" + hashed).hexdigest()[:16]
 
 
-_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
-_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*|\[[0-9A-Fa-f:.]+\]")
 _SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _VERSION = re.compile(r"v\d+[a-z0-9]*")
 _LONGEST = 2048
@@ -133,16 +131,11 @@ def _base_url(url: str, form: _Form) -> str:
 
 
 def _host(written: str) -> str:
-    """Return a host in lower case and ASCII, without the dot that may end it."""
+    """Return a host in the one form that there is of it."""
     try:
-        host = written if written.isascii() else URL.build(scheme="https", host=written).raw_host or ""
-    except ValueError:  # no name in any script
-        host = ""
-    host = host.removesuffix(".").lower()
-    disguised = not written.isascii() and host.rpartition(".")[2].isdigit()  # digits of another script
-    if disguised or not _HOST.fullmatch(host):
-        raise _invalid("its host is none that could be called")
-    return host
+        return canonical_host(written)
+    except ValueError:  # its words may hold a part of the URL
+        raise _invalid("its host is none that could be called") from None
 
 
 def _invalid(rule: str) -> InvalidRequest:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -17,26 +16,16 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import aiohttp
-import msgspec
 from yarl import URL
 
+from keyswitch_engine.egress_policy import EgressPolicy, blocked
 from keyswitch_engine.errors import DispatchError, LimitExceeded, ProtocolError, ProviderError, Reason, StreamTruncated
-from keyswitch_engine.ip_ranges import Network, is_allowed
 
-__all__ = ["FOREIGN_ERRORS", "Answer", "BlockedAddressError", "Egress", "EgressPolicy", "Timing", "translate"]
+__all__ = ["FOREIGN_ERRORS", "Answer", "BlockedAddressError", "Egress", "Timing", "translate"]
 
 _READ_BUFFER = 64 * 1024
 _MAX_HEADER = 64 * 1024
 _DRAIN_SECONDS = 0.025
-
-
-class EgressPolicy(msgspec.Struct, frozen=True):
-    """Where calls may go beside public addresses over https; by default nowhere."""
-
-    private_networks: tuple[Network, ...] = ()
-    """Networks that are not public but allowed all the same; metadata services in them are not."""
-    plain_http_hosts: frozenset[str] = frozenset()
-    """Hosts that may be called without TLS, in lower case and without a port."""
 
 
 class BlockedAddressError(OSError):
@@ -72,10 +61,7 @@ _WORDS = {
 def translate(error: Exception) -> DispatchError:
     """Return what an exception of the transport means. Its text is not passed on: it may hold addresses and headers."""
     if isinstance(error.__cause__ or error.__context__, BlockedAddressError) or _blocked(error):
-        return DispatchError(
-            Reason.BLOCKED_ENDPOINT,
-            "the provider's address is not allowed from this server; a local one has to be dispatched from the client",
-        )
+        return blocked("its address is not public")
     reason = next(FOREIGN_ERRORS[kind] for kind in type(error).__mro__ if kind in FOREIGN_ERRORS)
     message = _WORDS[reason]
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
@@ -185,15 +171,15 @@ class Egress:
         """Send a request; the answer is open inside the context, and its connection closed after it unless it was read.
 
         Raises:
-            DispatchError: the address is not allowed, or the transport failed, as `translate` says.
+            DispatchError: the URL or its address is not allowed, or the transport failed, as `translate` says.
         """
         if self._session is None:
             raise RuntimeError("egress is used outside its context")
-        self._check_url(url)
+        target = URL(self._policy.admit(url), encoded=True)
         try:
             response = await self._session.request(
                 method,
-                URL(url, encoded=True),
+                target,
                 data=body or None,
                 headers={"User-Agent": "keyswitch", "Accept-Encoding": "identity", **headers},
                 allow_redirects=False,
@@ -207,19 +193,10 @@ class Egress:
         finally:
             response.close()  # does nothing where the answer was read to its end and its connection went back
 
-    def _check_url(self, url: str) -> None:
-        """Refuse plain http to hosts that were not named for it."""
-        parsed = URL(url, encoded=True)
-        if parsed.scheme != "https" and parsed.host not in self._policy.plain_http_hosts:
-            raise DispatchError(
-                Reason.BLOCKED_ENDPOINT, "the provider would be called without TLS, which this server does not allow"
-            )
-
     def _socket(self, address: tuple[Any, ...]) -> socket.socket:
         """Open a socket for one address, if that is allowed; aiohttp calls this for every candidate."""
         family, kind, protocol, _, sockaddr = address
-        ip = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
-        if not is_allowed(ip, self._policy.private_networks):
+        if not self._policy.allows_address(str(sockaddr[0])):
             raise BlockedAddressError("address not allowed")
         return socket.socket(family=family, type=kind, proto=protocol)
 

@@ -15,7 +15,7 @@ import msgspec
 import pydantic
 from keyswitch_bridge.bounds import Bounds
 from keyswitch_engine.deadline import TimeLimits
-from keyswitch_engine.egress import EgressPolicy
+from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.operator_tables import MenuTable, OperatorTables, PolicyTable, VirtualModelTable
 from keyswitch_engine.provider_file import schema_error
 from pydantic import Field
@@ -237,9 +237,7 @@ class Settings(BaseSettings):
 
     def egress_policy(self) -> EgressPolicy:
         """Return where calls may go."""
-        return EgressPolicy(
-            self.egress_private_networks, frozenset(host.lower() for host in self.egress_plain_http_hosts)
-        )
+        return EgressPolicy(self.egress_private_networks, self.egress_plain_http_hosts)
 
     def operator_tables(self) -> OperatorTables:
         """Return what the operator lays down of routing, apart from keys."""

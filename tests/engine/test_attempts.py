@@ -14,7 +14,8 @@ from keyswitch_engine.attempt import AttemptLog
 from keyswitch_engine.attempts import MAX_ATTEMPTS, Runner
 from keyswitch_engine.credential import AwsBearerToken, ProviderCredential
 from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits
-from keyswitch_engine.egress import Egress, EgressPolicy
+from keyswitch_engine.egress import Egress
+from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.embeddings import EmbeddingInput
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_engine.events import AttemptOutcome, Event, Started, TextDelta

@@ -14,7 +14,8 @@ from aiohttp import web
 from keyswitch_engine import registry
 from keyswitch_engine.credential import AwsAccessKey, ProviderCredential
 from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits, write_request
-from keyswitch_engine.egress import Egress, EgressPolicy
+from keyswitch_engine.egress import Egress
+from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.errors import DispatchError
 from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart
 from keyswitch_engine.route import Target

@@ -9,7 +9,8 @@ from keyswitch_engine import registry
 from keyswitch_engine.credential import ApiKey, GoogleAccessToken, ProviderCredential
 from keyswitch_engine.credential_check import Verdict, check_credential
 from keyswitch_engine.dispatch import Dispatcher, TimeLimits
-from keyswitch_engine.egress import Egress, EgressPolicy
+from keyswitch_engine.egress import Egress
+from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.errors import InvalidRequest, Reason, RequestError
 from keyswitch_engine.secret import Secret
 from support import http_provider

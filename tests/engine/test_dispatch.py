@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from keyswitch_engine.credential import ApiKey, ProviderCredential
 from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits, write_request
-from keyswitch_engine.egress import Egress, EgressPolicy
+from keyswitch_engine.egress import Egress
+from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.errors import DispatchError, Reason, StreamTruncated
 from keyswitch_engine.events import Event, Finished, Started, TextDelta
 from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart

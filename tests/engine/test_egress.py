@@ -4,7 +4,8 @@ import ipaddress
 import socket
 
 import pytest
-from keyswitch_engine.egress import BlockedAddressError, Egress, EgressPolicy
+from keyswitch_engine.egress import BlockedAddressError, Egress
+from keyswitch_engine.egress_policy import EgressPolicy
 
 PUBLIC = """
 1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 168.63.129.15

@@ -29,7 +29,8 @@ from keyswitch_engine.credential import (
     ProviderCredential,
 )
 from keyswitch_engine.dispatch import Call, Dispatcher, GenerationCall, TimeLimits, write_request
-from keyswitch_engine.egress import Egress, EgressPolicy
+from keyswitch_engine.egress import Egress
+from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.embeddings import EmbeddingInput
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason
 from keyswitch_engine.events import TextDelta

@@ -11,7 +11,8 @@ from keyswitch_engine.attempt import AttemptLog, Call, RunningAttempt
 from keyswitch_engine.attempts import Runner
 from keyswitch_engine.cool_down import CoolDown
 from keyswitch_engine.dispatch import Dispatcher, GenerationCall
-from keyswitch_engine.egress import Egress, EgressPolicy
+from keyswitch_engine.egress import Egress
+from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_engine.events import AttemptOutcome, Event
 from keyswitch_engine.plan import Plan

@@ -16,8 +16,10 @@ from keyswitch.v1.registry_service_pb2_grpc import RegistryServiceStub
 from keyswitch_client.answers import Answer, FoldedStream
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.channels import HEALTH_METHOD, channel_options, deadline, health_request, health_status
+from keyswitch_client.dispatching import AsyncDispatch
 from keyswitch_client.errors import KeyswitchError, from_status, incomplete
 from keyswitch_client.events import Event, TextDelta, read_event
+from keyswitch_client.locality import LocalMode, LocalOptions, read_options
 from keyswitch_client.requests import (
     Credentials,
     GenerateArguments,
@@ -127,15 +129,20 @@ class AsyncClient:
         tls: grpc.ChannelCredentials | None = None,
         timeout: float | None = 600.0,
         retries: bool = True,
+        local: LocalMode | LocalOptions = "auto",
     ) -> None:
-        """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds."""
+        """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds.
+
+        *local* says which calls are made from this process instead, as `keyswitch_client.locality` describes: those to
+        local endpoints (`auto`), none (`never`), or all (`always`). That needs the extra `keyswitch[local]`.
+        """
         options = channel_options(retries=retries)
         self._target = target
         self._timeout = timeout
         self._channel = (
             grpc.aio.insecure_channel(target, options) if tls is None else grpc.aio.secure_channel(target, tls, options)
         )
-        self._dispatch = DispatchServiceStub(self._channel)
+        self._dispatch: Any = AsyncDispatch(DispatchServiceStub(self._channel), read_options(local))
         self._registry = RegistryServiceStub(self._channel)
 
     def __repr__(self) -> str:
@@ -151,7 +158,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel; calls that are still running are cancelled."""
+        """Close the channel, and what was opened in this process; calls that are still running are cancelled."""
+        await self._dispatch.close()
         await self._channel.close()
 
     async def generate(

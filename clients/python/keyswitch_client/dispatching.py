@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -141,6 +142,7 @@ class Dispatch:
         self._stub = stub
         self._options = options
         self._thread = LoopThread()
+        self._lock = threading.Lock()
         self._local: LocalDispatch | None = None
         for name in _UNARY:
             setattr(self, name, functools.partial(self._unary, name))
@@ -184,8 +186,9 @@ class Dispatch:
 
     def _here(self, at: Place = Place.HERE) -> LocalDispatch:
         """Return what makes calls in this process."""
-        if self._local is None:
-            self._local = self._thread.run(_opened(self._options))
+        with self._lock:
+            if self._local is None:
+                self._local = self._thread.run(_opened(self._options))
         if at is Place.NOWHERE:
             raise self._local.mixed()
         return self._local
