@@ -64,7 +64,8 @@ def origins(registry: Registry, request: DispatchRequest) -> frozenset[Origin]:
             return frozenset({_origin(resolve_model_listing(registry, listing.target, listing.credential))})
         case pb.ValidateCredentialRequest():
             name = read_validate_credential(request).credential.provider
-            return frozenset({Origin(find_provider(registry, name, field="credential.provider").base_url, custom=False)})
+            provider = find_provider(registry, name, field="credential.provider")
+            return frozenset({Origin(provider.base_url, custom=False)})
     caller = Caller(tenant=asked.tenant)
     routes = plan_routes(
         (asked.target, *asked.fallbacks), lambda target: choose(registry, target, asked.credentials, caller)

@@ -69,6 +69,7 @@ async def check_credential(
 
     Raises:
         RequestError: there is no such provider, or it takes no credential of that kind.
+        DispatchError: it may not be called from here.
     """
     provider = find_provider(registry, credential.provider, field="credential.provider")
     listing = provider.model_listing
@@ -92,5 +93,7 @@ async def check_credential(
     except RequestError:
         raise
     except DispatchError as error:
+        if error.reason is Reason.BLOCKED_ENDPOINT:  # nobody was asked, and somewhere else somebody can be
+            raise
         return _VERDICTS.get(error.reason, Verdict.UNKNOWN), error.message
     return Verdict.VALID, ""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Protocol, TypeAlias, TypeVar
 
 from keyswitch_engine.attempt import AttemptLog, Call, GenerationCall, RunningAttempt
 from keyswitch_engine.auth import Authenticator
@@ -19,7 +19,7 @@ from keyswitch_engine.cost import Prices
 from keyswitch_engine.deadline import TimeLimits, Watch
 from keyswitch_engine.dialects.base import Decoder, Dialect, UpstreamRequest
 from keyswitch_engine.dialects.reading import bound
-from keyswitch_engine.egress import Answer, Egress, Timing
+from keyswitch_engine.egress import Answer, Timing
 from keyswitch_engine.errors import (
     DispatchError,
     InvalidRequest,
@@ -43,6 +43,7 @@ __all__ = [
     "GenerationCall",
     "Sink",
     "TimeLimits",
+    "WayOut",
     "write_request",
 ]
 
@@ -59,10 +60,19 @@ Sink: TypeAlias = Callable[[list[Event]], Awaitable[None]]
 """Takes one batch of events; dispatch waits for it."""
 
 
-class Dispatcher:
-    """Makes calls through one egress."""
+class WayOut(Protocol):
+    """What requests leave by: an egress, or several."""
 
-    def __init__(self, egress: Egress, prices: Prices | None = None) -> None:
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, connect_limit: float, timing: Timing
+    ) -> contextlib.AbstractAsyncContextManager[Answer]:
+        """Send a request; see `Egress.request`."""
+
+
+class Dispatcher:
+    """Makes calls through one way out."""
+
+    def __init__(self, egress: WayOut, prices: Prices | None = None) -> None:
         """Use *egress*, which has to be open; without *prices* nothing has a known cost."""
         self._egress = egress
         self._prices = prices

@@ -92,7 +92,7 @@ class LocalDispatch:
         )
         return _status(rpc_failure(InvalidRequest([Violation("fallbacks", rule)])))
 
-    async def Generate(self, request: pb.GenerateRequest, timeout: float | None = None) -> pb.GenerateResponse:  # noqa: ASYNC109 - as stubs have it
+    async def Generate(self, request: pb.GenerateRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as stubs have it
         """Answer a conversation, whole."""
         return await self._unary(request, timeout, lambda calls, record: calls.generate(request, record, _begin))
 
@@ -113,7 +113,7 @@ class LocalDispatch:
 
         return await self._unary(request, timeout, explain)
 
-    async def Embed(self, request: pb.EmbedRequest, timeout: float | None = None) -> pb.EmbedResponse:  # noqa: ASYNC109 - likewise
+    async def Embed(self, request: pb.EmbedRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - likewise
         """Turn texts into vectors."""
         return await self._unary(request, timeout, lambda calls, record: calls.embed(request, record, _begin))
 

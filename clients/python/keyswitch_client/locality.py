@@ -6,10 +6,10 @@ else. With `local="auto"`, in this order:
 1. Every target of a request, fallbacks included, is a custom endpoint whose URL says that it is local (`is_local`): the
    call is made here, and no server hears of it.
 2. Some of them are, and others are not: the request is refused, since no one place can serve it.
-3. Anything else is asked of the server. Only if it answers `BLOCKED_ENDPOINT`, or nobody is there to answer, and only if
-   every target turns out to be local, is the call made here: custom endpoints whose names have private addresses alone,
-   and models that this installation's own rows resolve to a local origin, like `ollama/llama3`. The server comes first
-   since it may have a provider of that name of its own.
+3. Anything else is asked of the server. Only if it answers `BLOCKED_ENDPOINT`, or nobody is there to answer, and only
+   if every target turns out to be local, is the call made here: custom endpoints whose names have private addresses
+   alone, and models that this installation's own rows resolve to a local origin, like `ollama/llama3`. The server comes
+   first since it may have a provider of that name of its own.
 
 With `local="never"` no call is made here, and with `local="always"` every one is.
 """
