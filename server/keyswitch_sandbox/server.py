@@ -40,8 +40,19 @@ class Sandbox:
             ...  # POST sandbox.url + "/v1/chat/completions"
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, recordings: Recordings | None = None) -> None:
-        """Listen on *host* and *port*, 0 for a free one; *recordings* serve the models `replay/<id>`."""
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        recordings: Recordings | None = None,
+        *,
+        model_server: bool = False,
+    ) -> None:
+        """Listen on *host* and *port*, 0 for a free one; *recordings* serve the models `replay/<id>`.
+
+        A *model_server* is as they stand on people's desks: it needs no key, and has any model, which echoes.
+        """
+        self._model_server = model_server
         self._host = host
         self._port = port
         self._recordings = recordings
@@ -125,12 +136,14 @@ class Sandbox:
         if request.model.startswith(_REPLAY):
             return await self._replay(request.model.removeprefix(_REPLAY), sender)
         key = key_of(http.headers).removeprefix("Bearer ")
-        if not key:
+        if not key and not self._model_server:
             return await sender.error(Failure.BAD_KEY, "")
         name = request.model.removeprefix(_PREFIX)
         if request.tuning.times and self._asked.count(name, key) > request.tuning.times:
             name = "echo"
         made = script(name, request.conversation, request.tuning)
+        if made is None and self._model_server:
+            made = script("echo", request.conversation, request.tuning)
         if made is None:
             return await sender.error(Failure.MODEL_NOT_FOUND, key)
         if request.tuning.first_ms:

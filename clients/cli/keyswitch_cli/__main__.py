@@ -22,6 +22,7 @@ _COMMANDS = {
     "completion": "Print the script that completes commands and values in a shell.",
     "decode": "Decode a captured answer of a provider.",
     "doctor": "Compare what this installation and a server know of providers.",
+    "endpoints": "Keep model servers of your own, by name.",
     "explain": "Say where a request would go, on whose key and bill.",
     "generate": "Ask a model and stream its answer.",
     "health": "Ask whether a server is serving.",

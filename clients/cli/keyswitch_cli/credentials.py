@@ -17,7 +17,7 @@ from keyswitch.v1 import credential_pb2
 from keyswitch_cli.completion import complete_api_keys
 from keyswitch_cli.inputs import read_file, read_stdin
 
-__all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "uses_stdin"]
+__all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "read_value", "uses_stdin"]
 
 KINDS: tuple[Mapping[str, str], ...] = (
     {"key": "api_key.key", "organization": "api_key.organization", "project": "api_key.project"},
@@ -85,7 +85,7 @@ def parse(
         provider = _provider(name, where)
         if provider in found:
             raise click.UsageError(f"{where}: this provider has a key already")
-        found[provider] = {"key": _value("key", value, where, warn)}
+        found[provider] = {"key": read_value("key", value, where, warn)}
     for number, argument in enumerate(fields, 1):
         where = f"--credential (number {number})"
         name, value = _split(argument, where, "provider.field=value")
@@ -95,7 +95,7 @@ def parse(
         values = found.setdefault(_provider(name, where), {})
         if field in values:
             raise click.UsageError(f"{where}: this field of this provider was given already")
-        values[field] = _value(field, value, where, warn)
+        values[field] = read_value(field, value, where, warn)
     return {provider: _credential(values) for provider, values in found.items()}
 
 
@@ -124,8 +124,12 @@ def _provider(name: str, where: str) -> str:
     return name
 
 
-def _value(field: str, value: str, where: str, warn: Callable[[str], None] | None) -> str:
-    """Read a value from where it says it is."""
+def read_value(field: str, value: str, where: str, warn: Callable[[str], None] | None) -> str:
+    """Read the value of a *field* from where it says it is.
+
+    Raises:
+        click.UsageError: it cannot be read, or is none; the message names *where*, never the value.
+    """
     if value == "-":
         text = read_stdin(where)
     elif value.startswith("@"):

@@ -18,10 +18,12 @@ __all__ = [
     "Number",
     "config_option",
     "fallback_option",
+    "local_option",
     "read_credentials",
     "selection_options",
     "server_option",
     "timeout_option",
+    "warn_where_seen",
 ]
 
 _DAY = 86_400
@@ -75,6 +77,30 @@ def timeout_option(default: float) -> Callable[[Any], Any]:
     )
 
 
+local_option = click.option(
+    "--local",
+    type=click.Choice(("auto", "never", "always")),
+    default="auto",
+    show_default=True,
+    envvar="KEYSWITCH_LOCAL",
+    help="Calls made from this machine, without a server: those to local endpoints, none, or all.  "
+    "[env: KEYSWITCH_LOCAL]",
+)
+"""`--local`."""
+
+endpoint_options: tuple[Callable[[Any], Any], ...] = (
+    local_option,
+    click.option(
+        "--endpoint-key",
+        metavar="KEY",
+        help="The key for --base-url; also @FILE, env:NAME, - for standard input. None is sent if not given.",
+    ),
+    click.option("--base-url", metavar="URL", help="A model server by its URL; --model and --dialect are its own."),
+    click.option("-e", "--endpoint", metavar="NAME", help="A model server of yours, see `keyswitch endpoints`."),
+)
+"""What selects an endpoint of the user's own; the last one comes first in help."""
+
+
 def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say where a request goes."""
     options: tuple[Callable[[Any], Any], ...] = (
@@ -93,6 +119,7 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             shell_complete=complete_models,
             help="Model id, native or with its provider's prefix.",
         ),
+        *endpoint_options,
         click.option("--region", default="", help="Region or location, for providers that have them."),
         click.option(
             "--dialect",
@@ -116,8 +143,12 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_credentials(api_keys: Sequence[str], fields: Sequence[str]) -> dict[str, credential_pb2.Credential]:
     """Parse the keys; warn of literal ones where somebody looks."""
-    someone_looks = sys.stderr is not None and sys.stderr.isatty()
-    return credentials.parse(api_keys, fields, warn=_warn if someone_looks else None)
+    return credentials.parse(api_keys, fields, warn=warn_where_seen())
+
+
+def warn_where_seen() -> Callable[[str], None] | None:
+    """Return what warns of literal keys, if somebody looks."""
+    return _warn if sys.stderr is not None and sys.stderr.isatty() else None
 
 
 def _warn(message: str) -> None:

@@ -14,6 +14,7 @@ plain values would say less.
 
 from keyswitch_client.aio import AsyncClient, AsyncStream
 from keyswitch_client.answers import Answer, ToolCall
+from keyswitch_client.endpoints import Endpoint
 from keyswitch_client.errors import (
     CallerError,
     ContentRefusedError,
@@ -43,6 +44,7 @@ from keyswitch_client.events import (
     TextDelta,
     ToolCallStart,
 )
+from keyswitch_client.locality import LocalOptions
 from keyswitch_client.requests import ApiKey, BearerToken, user
 from keyswitch_client.sync import Client, Stream
 
@@ -61,11 +63,13 @@ __all__ = [
     "ContentRefusedError",
     "CredentialError",
     "DeadlineError",
+    "Endpoint",
     "Event",
     "Finished",
     "InternalError",
     "InvalidRequestError",
     "KeyswitchError",
+    "LocalOptions",
     "Logprobs",
     "MediaDelta",
     "ProviderError",

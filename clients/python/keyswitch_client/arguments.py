@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, target_pb2
 
+from keyswitch_client.endpoints import Endpoint
 from keyswitch_client.requests import Credentials, Messages
 
 __all__ = ["Arguments"]
@@ -21,6 +22,7 @@ class Arguments(TypedDict, total=False):
     model: str
     dialect: str
     region: str
+    endpoint: Endpoint
     credentials: Credentials
     allow_platform: bool
     tenant: str

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 from google.protobuf.duration_pb2 import Duration
 from keyswitch.v1 import conversation_pb2, credential_pb2, dispatch_service_pb2, target_pb2
 
+from keyswitch_client.endpoints import Endpoint
+
 __all__ = [
     "ApiKey",
     "BearerToken",
@@ -99,6 +101,8 @@ class GenerateArguments:
     """Wire protocol, one that the provider's row offers; its first if empty."""
     region: str = ""
     """Region or location, for providers that have them; their default if empty."""
+    endpoint: Endpoint | None = None
+    """A model server of one's own, instead of provider, model, dialect, region and their keys."""
     credentials: Credentials = dataclasses.field(default_factory=dict, repr=False)
     allow_platform: bool = False
     """Consents to be served, and billed, by the operator's key where none of yours came for the provider."""
@@ -147,6 +151,8 @@ def build(kind: type[_Request], arguments: GenerateArguments) -> _Request:
         request.target.dialect = arguments.dialect
     if arguments.region:
         request.target.region = arguments.region
+    if arguments.endpoint is not None:
+        request.target.custom_endpoint.CopyFrom(arguments.endpoint.message())
     if arguments.routing is not None:
         request.target.routing.CopyFrom(arguments.routing)
     if arguments.options:

@@ -10,16 +10,17 @@ from click.core import ParameterSource
 from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2, usage_pb2
 from keyswitch_client import Client
-from keyswitch_client.arguments import Arguments
 from keyswitch_client.enums import value_name
+from keyswitch_client.locality import LocalMode
 from keyswitch_client.requests import GenerateArguments, build
 
 from keyswitch_cli import exit_codes
 from keyswitch_cli.command import RoutedCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.offline import Refused, decide, note_difference
-from keyswitch_cli.options import config_option, fallback_option, read_credentials, selection_options
+from keyswitch_cli.options import config_option, fallback_option, selection_options
 from keyswitch_cli.output import print_line
+from keyswitch_cli.targets import chosen_target, local_options
 
 __all__ = ["command"]
 
@@ -36,6 +37,10 @@ def command(  # noqa: PLR0917 - click passes them by name
     provider: str,
     dialect: str,
     region: str,
+    endpoint: str | None,
+    base_url: str | None,
+    endpoint_key: str | None,
+    local: LocalMode,
     model: str,
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
@@ -57,34 +62,31 @@ def command(  # noqa: PLR0917 - click passes them by name
     if source is ParameterSource.COMMANDLINE and not offline:
         raise click.UsageError("--config belongs to --offline")
     try:
-        keys = read_credentials(api_keys, credential_fields)
+        asked = chosen_target(
+            endpoint=endpoint, base_url=base_url, endpoint_key=endpoint_key,
+            provider=provider, model=model, dialect=dialect, region=region, api_keys=api_keys,
+            credential_fields=credential_fields, allow_platform=allow_platform, tenant=tenant, fallbacks=fallbacks,
+        )  # fmt: skip
     except click.UsageError as error:
         if as_json:
             _print_error("INVALID_ARGUMENT", "INVALID_REQUEST", error.message)
         raise
-    asked = Arguments(
-        provider=provider,
-        model=model,
-        dialect=dialect,
-        region=region,
-        credentials=keys,
-        allow_platform=allow_platform,
-        tenant=tenant,
-        fallbacks=fallbacks,
-    )
     if offline:
         request = build(dispatch_service_pb2.ExplainRouteRequest, GenerateArguments(**asked))
         request.include_body = body
         return _offline(request, config, as_json=as_json)
-    with rpc_failures(), Client(server) as client:
+    told: list[str] = []
+    with rpc_failures(), Client(server, local=local_options(local, told)) as client:
         response = client.explain(**asked, include_body=body)
-        fingerprint = client.registry_info().fingerprint
+        by_rows_of_server = "endpoint" not in asked and not told and local != "always"
+        fingerprint = client.registry_info().fingerprint if by_rows_of_server else ""
     if as_json:
         print_line(json_format.MessageToJson(response, indent=None))
         return 0
     for route in response.routes:
         _show(route)
-    note_difference(fingerprint)
+    if by_rows_of_server:
+        note_difference(fingerprint)
     return 0
 
 

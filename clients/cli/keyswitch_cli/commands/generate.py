@@ -10,13 +10,15 @@ from keyswitch.v1 import conversation_pb2, dispatch_service_pb2, usage_pb2
 from keyswitch_client import Answer, Client, KeyswitchError, ReasoningDelta, RefusalDelta, Stream, TextDelta
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.enums import value_name
+from keyswitch_client.locality import LocalMode
 
 from keyswitch_cli import credentials
 from keyswitch_cli.command import RoutedCommand
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.inputs import read_file, read_stdin
-from keyswitch_cli.options import Number, fallback_option, read_credentials, selection_options, timeout_option
+from keyswitch_cli.options import Number, fallback_option, selection_options, timeout_option
 from keyswitch_cli.output import TextOutput, print_line
+from keyswitch_cli.targets import chosen_target, local_options
 
 __all__ = ["command"]
 
@@ -54,6 +56,10 @@ def command(  # noqa: PLR0917 - click passes them by name
     provider: str,
     dialect: str,
     region: str,
+    endpoint: str | None,
+    base_url: str | None,
+    endpoint_key: str | None,
+    local: LocalMode,
     model: str,
     api_keys: tuple[str, ...],
     credential_fields: tuple[str, ...],
@@ -80,7 +86,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     The prompt is PROMPT, a file, or standard input. Text goes to standard output as it comes; tool calls follow it, one
     JSON object a line.
     """
-    text = _prompt(prompt, file, stdin_taken=credentials.uses_stdin(api_keys, credential_fields))
+    stdin_taken = endpoint_key == "-" or credentials.uses_stdin(api_keys, credential_fields)
+    text = _prompt(prompt, file, stdin_taken=stdin_taken)
     request = dispatch_service_pb2.GenerateRequest()
     if max_output_tokens is not None:
         request.sampling.max_output_tokens = max_output_tokens
@@ -88,14 +95,16 @@ def command(  # noqa: PLR0917 - click passes them by name
         request.sampling.temperature = temperature
     if json_schema is not None:
         request.response_format.json_schema.json_schema = read_file(json_schema, "--json-schema")
-    keys = read_credentials(api_keys, credential_fields)
+    target = chosen_target(
+        endpoint=endpoint, base_url=base_url, endpoint_key=endpoint_key,
+        provider=provider, model=model, dialect=dialect, region=region, api_keys=api_keys,
+        credential_fields=credential_fields, allow_platform=allow_platform, tenant=tenant, fallbacks=fallbacks,
+    )  # fmt: skip
     arguments = Arguments(
-        messages=text, system=system, provider=provider, model=model, dialect=dialect, region=region, credentials=keys,
-        allow_platform=allow_platform, tenant=tenant,
-        options=options, reasoning_effort=reasoning_effort or "", fallbacks=fallbacks,
+        **target, messages=text, system=system, options=options, reasoning_effort=reasoning_effort or "",
         max_attempts=max_attempts or 0, hedge_after=hedge_after or 0.0, request=request,
     )  # fmt: skip
-    with rpc_failures(), Client(server) as client:
+    with rpc_failures(), Client(server, local=local_options(local)) as client:
         try:
             if stream:
                 with client.stream(timeout=timeout, **arguments) as events:

@@ -28,7 +28,8 @@ __all__ = ["command"]
 @click.option(
     "--chunk-bytes", default="", metavar="N|random:SEED", help="Cuts replayed answers, instead of as recorded."
 )
-def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str) -> None:
+@click.option("--model-server", is_flag=True, help="Needs no key and has any model, as local model servers.")
+def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str, *, model_server: bool) -> None:
     """Run a provider's double: the model's name chooses what it does, for example sandbox/echo.
 
     Prints one JSON line, {"listening": "HOST:PORT"}, when it accepts calls.
@@ -65,7 +66,9 @@ def command(listen: str, replay: pathlib.Path | None, chunk_bytes: str) -> None:
             loop.add_signal_handler(number, stop.set)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                sandbox = await stack.enter_async_context(Sandbox(host, int(port), recordings))
+                sandbox = await stack.enter_async_context(
+                    Sandbox(host, int(port), recordings, model_server=model_server)
+                )
             except OSError as error:
                 raise click.ClickException(f"cannot listen on {listen}: {error.strerror}") from None
             click.echo(json.dumps({"listening": sandbox.listening}))

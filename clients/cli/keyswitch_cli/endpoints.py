@@ -1,0 +1,198 @@
+"""Named endpoints: definitions in a file that people read, edit and share, and that refuses to hold a key.
+
+::
+
+    [endpoints.desk]
+    base_url = "http://127.0.0.1:8080/v1"
+    model = "qwen3"
+    auth = "none"            # or where the key is: "keyring", "file"
+    dialect = "openai-chat"  # if missing
+    label = "Desk"           # if missing, the name
+
+What is wrong with one definition concerns that one alone, and what is not understood is kept as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+from keyswitch_client import Endpoint
+
+from keyswitch_cli.home import home, locked, write
+from keyswitch_cli.stores import STORES, key_store
+
+__all__ = ["DIALECTS", "NAME", "Definition", "change", "definitions", "path", "selected"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""What an endpoint can be called."""
+DIALECTS = ("openai-chat", "openai-responses", "anthropic-messages")
+"""What an endpoint can speak."""
+
+_REQUIRED, _OPTIONAL = ("base_url", "model", "auth"), ("dialect", "label")
+_AUTH = ("none", *STORES)
+_SECRET_NAME = re.compile(
+    r"(?:^|[_-]|api)(?:key|secret|token|passw(?:or)?d|credential|authorization|bearer)$", re.IGNORECASE
+)
+_KEY = r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|AKIA|AIza|eyJ)[-_A-Za-z0-9]{12,}|Bearer\s)"
+_KEY_IN_URL = re.compile(_KEY)
+_KEY_IN_TEXT = re.compile(rf"{_KEY}|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{{28,}}")
+"""Beside what has the form of a known kind of key, a long run of letters and digits, which URLs have too."""
+_URL = re.compile(r"https?://[^/?#@\s]+(?:/[^?#@\s]*)?")
+_WHERE = re.compile(r"\(at [a-z0-9, ]+\)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """An endpoint as the file has it, whether it can be used or not."""
+
+    name: str
+    """Its name; a place in the file where that is none that may be shown."""
+    base_url: str = ""
+    model: str = ""
+    auth: str = ""
+    """`none`, or the kind of store that has its key."""
+    dialect: str = DIALECTS[0]
+    label: str = ""
+    problems: tuple[str, ...] = ()
+    """Why it is not selectable; nothing of it is a value of the file's."""
+
+
+def path() -> pathlib.Path:
+    """Return the file."""
+    return home() / "endpoints.toml"
+
+
+def definitions() -> dict[str, Definition]:
+    """Return the definitions by name, in the file's order.
+
+    Raises:
+        click.ClickException: the file cannot be read, or holds a key beside its definitions.
+    """
+    content = _content()
+    endpoints = content.pop("endpoints", {})
+    if place := next(_secrets(content, ""), ""):
+        raise click.ClickException(f"{path()}: {place} looks like a key, which has no place in this file; take it out")
+    if not isinstance(endpoints, dict):
+        raise click.ClickException(f"{path()}: endpoints is no table of endpoints")
+    found = (_definition(name, entry, position) for position, (name, entry) in enumerate(endpoints.items(), 1))
+    return {definition.name: definition for definition in found}
+
+
+def selected(name: str) -> Endpoint:
+    """Return an endpoint with its key.
+
+    Raises:
+        click.UsageError: there is none of that name, which is not repeated; or it is not selectable.
+        click.ClickException: its key cannot be had.
+    """
+    known = definitions()
+    definition = known.get(name)
+    if definition is None:
+        there_are = f"there are {', '.join(known)}" if known else "there is none yet, see `keyswitch endpoints add`"
+        raise click.UsageError(f"--endpoint: no endpoint has that name; {there_are}")
+    if definition.problems:
+        raise click.UsageError(f"--endpoint: {name} is not selectable: {'; '.join(definition.problems)}")
+    key = ""
+    if definition.auth != "none":
+        key = key_store(definition.auth).get(name) or ""
+        if not key:
+            raise click.ClickException(
+                f"there is no key for {name} ({definition.auth}); "
+                f'`keyswitch endpoints add {name} --replace` takes one, or auth = "none" says that it needs none'
+            )
+    return Endpoint(definition.base_url, definition.model, key, definition.dialect, definition.label or definition.name)
+
+
+def change(name: str, values: Mapping[str, str] | None) -> None:
+    """Set *values* of a definition, made if it is missing, or remove it if they are None; all else stays as it is.
+
+    Raises:
+        click.ClickException: the file cannot be read or written.
+    """
+    import tomlkit  # noqa: PLC0415 - slow to import, and only changes need it
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
+
+    with locked():
+        _content()  # what is not TOML is not replaced
+        try:
+            document = tomlkit.parse(path().read_text("utf-8")) if path().exists() else tomlkit.document()
+            endpoints: Any = document.setdefault("endpoints", tomlkit.table(is_super_table=True))
+            if values is None:
+                del endpoints[name]
+            elif name in endpoints:
+                endpoints[name].update(values)
+            else:
+                table = tomlkit.table()
+                table.update(values)
+                endpoints[name] = table
+            text = tomlkit.dumps(document)
+        except TOMLKitError:
+            raise click.ClickException(f"{path()}: it cannot be changed; edit it by hand") from None
+        write(path(), text)
+
+
+def _content() -> dict[str, Any]:
+    """Return what the file holds, nothing if there is none."""
+    try:
+        return tomllib.loads(path().read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        where = _WHERE.search(str(error))  # the rest may be a part of the file
+        raise click.ClickException(f"{path()}: it is not TOML {where[0] if where else ''}".rstrip()) from None
+    except (OSError, UnicodeDecodeError):
+        raise click.ClickException(f"{path()}: it cannot be read") from None
+
+
+def _definition(name: str, entry: Any, position: int) -> Definition:
+    """Read one definition, and say what is wrong with it."""
+    shown = name if NAME.fullmatch(name) and not _KEY_IN_TEXT.search(name) else f"(number {position})"
+    problems = [] if shown == name else ["its name is none: small letters, digits, dots and hyphens"]
+    if not isinstance(entry, dict):
+        return Definition(name=shown, problems=(*problems, "it is no table"))
+    held = sorted(_secrets(entry, ""))
+    problems += [f"{place} looks like a key, which has no place in this file; take it out" for place in held]
+    unknown = sorted(entry.keys() - {*_REQUIRED, *_OPTIONAL} - {place.partition(".")[0] for place in held})
+    problems += [f"{field if NAME.fullmatch(field) else 'a field'} is not known to this version" for field in unknown]
+    fields: dict[str, str] = {}
+    for field in (*_REQUIRED, *_OPTIONAL):
+        value = entry.get(field, "")
+        if field in held:
+            continue
+        if not isinstance(value, str):
+            problems.append(f"{field} is no text")
+        elif value.strip():
+            fields[field] = value.strip()
+        elif field in _REQUIRED:
+            problems.append(f"{field} is missing")
+    for field, allowed in (("auth", _AUTH), ("dialect", DIALECTS)):
+        if field in fields and fields[field] not in allowed:
+            problems.append(f"{field} is one of {', '.join(allowed)}")
+            del fields[field]
+    if "base_url" in fields and not _URL.fullmatch(fields["base_url"]):
+        problems.append("base_url begins with https:// or http:// and has no user, password, query or fragment")
+        del fields["base_url"]
+    return Definition(name=shown, problems=tuple(problems), **fields)
+
+
+def _secrets(value: Any, place: str) -> Iterator[str]:
+    """Yield the places of what looks like a key, by its name or by its value."""
+    if isinstance(value, dict):
+        for number, (name, inner) in enumerate(value.items(), 1):
+            shown = f"field {number}" if _KEY_IN_TEXT.search(name) else name
+            where = f"{place}.{shown}" if place else shown
+            if shown != name or (_SECRET_NAME.search(name) and not isinstance(inner, int | float)):
+                yield where
+            else:
+                yield from _secrets(inner, where)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _secrets(inner, f"{place}[{number}]")
+    elif isinstance(value, str) and (_KEY_IN_URL if place == "base_url" else _KEY_IN_TEXT).search(value):
+        yield place
