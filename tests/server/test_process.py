@@ -239,7 +239,7 @@ async def test_a_local_address_is_blocked_unless_the_operator_allows_it(
     for env in ({}, {"KEYSWITCH_EGRESS_PLAIN_HTTP_HOSTS": '["127.0.0.1"]'}):
         async with (
             server_process(tmp_path, {"KEYSWITCH_SANDBOX_URL": sandbox.url, **env}) as own,
-            AsyncClient(own.address) as client,
+            AsyncClient(own.address, local="never") as client,
         ):
             with pytest.raises(InvalidRequestError) as raised:
                 await client.generate(model="sandbox/echo", credentials=KEYS, messages="x")

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import pathlib
+import re
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from keyswitch.v1 import dispatch_service_pb2 as pb
+from keyswitch_client import (
+    AsyncClient,
+    Client,
+    Endpoint,
+    InvalidRequestError,
+    KeyswitchError,
+    LocalOptions,
+    UnavailableError,
+)
+from keyswitch_client.local import LocalDispatch
+from keyswitch_client.requests import GenerateArguments, build
+from keyswitch_sandbox import Sandbox
+from support import ServerProcess, server_process
+
+NOBODY = "127.0.0.1:1"
+"""Where no server is."""
+KEYS = {"sandbox": "k"}
+DIALECTS = (
+    "openai-chat", "openai-responses", "anthropic-messages", "gemini", "vertex-rawpredict", "bedrock-converse",
+    "bedrock-invoke", "cohere-v2", "ollama",
+)  # fmt: skip
+SCENARIOS = (
+    "echo", "tools", "reasoning", "signed", "json", "length", "content-filter", "refusal", "empty", "bad-key",
+    "not-permitted", "out-of-credit", "payment-required", "rate-limited", "model-not-found", "bad-request",
+    "context-overflow", "content-refused", "overloaded", "unavailable", "error-in-200", "html", "bad-json", "truncated",
+    "reset", "error-mid-stream", "no-such-scenario",
+)  # fmt: skip
+ROWS = pathlib.Path(__file__).parents[2] / "server/keyswitch_engine/providers"
+
+
+def rows_at(folder: pathlib.Path, url: str, *providers: str) -> LocalOptions:
+    """Lay down rows of the user's own that move *providers* to *url*."""
+    for provider in providers:
+        text = (ROWS / f"{provider}.toml").read_text()
+        at = re.search(r'(?m)^base_url = "https?://[^/"]+([^"]*)"', text)
+        assert at is not None
+        (folder / f"{provider}.toml").write_text(text.replace(at[0], f'base_url = "{url}{at[1]}"'))
+    return LocalOptions(providers=(folder,))
+
+
+@pytest.fixture
+async def model_server() -> AsyncIterator[Sandbox]:
+    async with Sandbox(model_server=True) as running:
+        yield running
+
+
+@pytest.fixture
+def rows(model_server: Sandbox, tmp_path: pathlib.Path) -> LocalOptions:
+    return rows_at(tmp_path, model_server.url, "ollama", "lmstudio", "vllm", "llamacpp")
+
+
+TIMES = {"queueTime", "connectTime", "firstTokenTime", "totalTime", "keyFingerprint"}
+IDS = {"responseId", "upstreamRequestId"}
+
+
+def plain(value: Any) -> Any:
+    """Return a message, or a part of one, without its times and ids."""
+    match value:
+        case dict():
+            return {name: plain(inner) for name, inner in value.items() if name not in TIMES | IDS}
+        case list():
+            return [plain(inner) for inner in value]
+        case str():
+            return re.sub(r"sandbox-\d+", "sandbox-N", value)
+        case _:
+            return value
+
+
+def events(messages: list[Any]) -> list[Any]:
+    """Return events without times and ids, neighbouring deltas joined: their borders carry no meaning."""
+    joined: list[Any] = []
+    for message in messages:
+        shown = plain(json_format.MessageToDict(message))
+        delta, last = shown.get("blockDelta"), (joined[-1] if joined else {}).get("blockDelta")
+        kinds = {"text", "reasoning", "arguments", "refusal"}
+        same = delta and last and delta.keys() == last.keys() and delta.get("index") == last.get("index")
+        if same and (kind := delta.keys() & kinds):
+            last[next(iter(kind))] += delta[next(iter(kind))]
+        else:
+            joined.append(shown)
+    return joined
+
+
+async def outcome(client: AsyncClient, *, streamed: bool, **arguments: Any) -> tuple[Any, Any]:
+    """Return what came of a call: events or answer, and everything that the failure tells."""
+    came: list[Any] = []
+    try:
+        if streamed:
+            async with client.stream(**arguments) as stream:
+                async for message in stream.messages():
+                    came.append(message)  # noqa: PERF401 - it may fail in between
+        else:
+            came.append((await client.generate(**arguments)).response)
+    except KeyswitchError as error:
+        told = {name: value for name, value in vars(error).items() if name not in ("receipt", "partial_usage")}
+        told["upstream_request_id"] = bool(error.upstream_request_id)
+        told["receipt"] = plain(json_format.MessageToDict(error.receipt))
+        told["partial_usage"] = error.partial_usage and plain(json_format.MessageToDict(error.partial_usage))
+        if arguments.get("model", "").endswith("/reset") or "/reset" in repr(arguments.get("endpoint")):
+            return None, (type(error), error.code, error.reason)  # a reset takes along what had arrived, or does not
+        return events(came), (type(error), plain(str(error)), plain(told))
+    return events(came), None
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_call_made_here_is_the_one_that_the_server_makes(
+    sandbox: Sandbox, server: ServerProcess, tmp_path: pathlib.Path, dialect: str, streamed: bool
+) -> None:
+    """Events, answers, failures, details and receipts are equal field by field, apart from times and ids."""
+    moved = LocalOptions(mode="always", providers=rows_at(tmp_path, sandbox.url, "sandbox").providers)
+    failed = 0
+    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY, local=moved) as here:
+        for scenario in SCENARIOS:
+            asked: dict[str, Any] = {
+                "model": f"sandbox/{scenario}", "dialect": dialect, "messages": "hi there", "max_attempts": 1,
+                "max_output_tokens": 64,
+            }  # fmt: skip
+            keys = {"sandbox": f"k-{dialect}-{streamed}-{scenario}"}
+            served = await outcome(there, streamed=streamed, credentials=keys, **asked)
+            keys = {"sandbox": f"l-{dialect}-{streamed}-{scenario}"}
+            local = await outcome(here, streamed=streamed, credentials=keys, **asked)
+            assert local == served, scenario
+            failed += local[1] is not None
+    assert failed >= len(SCENARIOS) // 2
+
+
+@pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses", "anthropic-messages"])
+async def test_endpoints_fail_here_as_they_fail_there(sandbox: Sandbox, server: ServerProcess, dialect: str) -> None:
+    """A custom endpoint's failures name its label, in the same words and details by either way."""
+    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY) as here:
+        for scenario in SCENARIOS:
+            endpoint = Endpoint(sandbox.url, f"sandbox/{scenario}", f"e-{scenario}", dialect, "Desk")
+            asked: dict[str, Any] = {"endpoint": endpoint, "messages": "hi", "max_attempts": 1}
+            served, local = [await outcome(each, streamed=True, **asked) for each in (there, here)]
+            assert local == served, scenario
+            if scenario == "bad-key":
+                assert local[1][1] == "INVALID_CREDENTIAL: Invalid API key for Desk"
+
+
+async def test_requests_that_are_wrong_are_refused_alike(server: ServerProcess) -> None:
+    """A request that no provider ever sees fails with the server's own violations."""
+    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY) as here:
+        for wrong in (
+            {"endpoint": Endpoint("http://127.0.0.1/v1?key=1", "m")},
+            {"endpoint": Endpoint("http://u:p@127.0.0.1/v1", "m")},
+            {"endpoint": Endpoint("http://127.0.0.1:8000", "")},
+            {"endpoint": Endpoint("http://127.0.0.1:8000", "m", dialect="gemini")},
+            {"endpoint": Endpoint("http://127.0.0.1:8000", "m", "a b")},
+            {"endpoint": Endpoint("http://127.0.0.1:8000", "m"), "provider": "openai"},
+            {"endpoint": Endpoint("http://127.0.0.1:8000", "m"), "options": "[]"},
+        ):
+            served, local = [await outcome(each, streamed=True, messages="hi", **wrong) for each in (there, here)]
+            assert local == served
+            assert local[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "dialect"),
+    [
+        ("ollama/llama3", ""),
+        ("ollama/llama3", "ollama"),
+        ("lmstudio/qwen3", ""),
+        ("vllm/qwen3", "openai-responses"),
+        ("llamacpp/qwen3", "anthropic-messages"),
+    ],
+)
+async def test_local_model_servers_need_no_server_and_no_key(
+    model_server: Sandbox, rows: LocalOptions, model: str, dialect: str
+) -> None:
+    """With nobody at the server's address the installation's own rows lead to the machine's own model server."""
+    async with AsyncClient(NOBODY, local=rows) as client:
+        answer = await client.generate(model=model, dialect=dialect, messages="hi")
+        assert (answer.text, answer.receipt.attempts[0].origin_host) == ("hi", model_server.listening)
+        assert "sandbox/echo" in [listed.id for listed in await client.provider_models(model.partition("/")[0])]
+        async with client.stream(model=model, dialect=dialect, messages="hi there") as stream:
+            assert (await stream.final()).text == "hi there"
+        (route,) = (await client.explain(model=model, dialect=dialect, messages="hi")).routes
+        assert route.origin_host == model_server.listening
+    assert {entry.key_sha256 for entry in model_server.journal} == {""}
+
+
+async def test_the_other_operations_are_made_here_too(rows: LocalOptions) -> None:
+    """Embeddings, counts and checks of credentials of a local provider need no server either."""
+    async with AsyncClient(NOBODY, local=rows) as client:
+        embedded = await client.embed(["one two", "three"], model="ollama/nomic")
+        assert [embedding.values[0] for embedding in embedded.embeddings] == [2.0, 1.0]
+        assert await client.count_tokens(model="llamacpp/qwen3", messages="one two three") == 3
+        checked = await client.validate_credential("vllm", model="qwen3", credentials={"vllm": "k"})
+        assert checked.verdict == pb.CREDENTIAL_VERDICT_VALID
+
+
+def sync_calls(rows: LocalOptions, url: str) -> list[str]:
+    """Make calls with the synchronous client, and return what it answers."""
+    with Client(NOBODY, local=rows) as client:
+        said = [client.generate(model="ollama/llama3", messages="hi").text]
+        with client.stream(endpoint=Endpoint(url, "sandbox/echo"), messages="hi there") as stream:
+            said.append("".join(stream.text_deltas()))
+        with client.stream(model="ollama/llama3", messages="one two") as stream:
+            said.append(stream.final().text)
+        with pytest.raises(KeyswitchError) as raised:
+            client.generate(endpoint=Endpoint(url, "sandbox/bad-key", "k", label="Desk"), messages="hi")
+        said.append(raised.value.message)
+        assert "keyswitch-local" in [thread.name for thread in threading.enumerate()]
+    return said
+
+
+async def test_the_synchronous_client_does_the_same_and_leaves_no_thread(
+    model_server: Sandbox, rows: LocalOptions
+) -> None:
+    """Its calls run on a loop of their own, whose thread ends with the client."""
+    said = await asyncio.to_thread(sync_calls, rows, model_server.url)
+    assert said == ["hi", "hi there", "one two", "Invalid API key for Desk"]
+    assert "keyswitch-local" not in [thread.name for thread in threading.enumerate()]
+
+
+async def test_a_server_refuses_what_its_client_would_do(tmp_path: pathlib.Path, model_server: Sandbox) -> None:
+    """With `never`, a server of default settings answers BLOCKED_ENDPOINT, says who can do it, and nothing is called."""
+    endpoint = Endpoint(model_server.url, "sandbox/echo")
+    async with server_process(tmp_path, {}) as own, AsyncClient(own.address, local="never") as client:
+        for asked in ({"endpoint": endpoint}, {"model": "ollama/llama3"}):
+            with pytest.raises(InvalidRequestError) as raised:
+                await client.generate(messages="hi", **asked)  # type: ignore[arg-type] # either of two
+            assert (raised.value.reason, raised.value.code) == ("BLOCKED_ENDPOINT", grpc.StatusCode.PERMISSION_DENIED)
+            assert "dispatched by your client" in raised.value.message
+        with pytest.raises(InvalidRequestError) as raised:
+            await client.provider_models("ollama")
+        assert raised.value.reason == "BLOCKED_ENDPOINT"
+        with pytest.raises(InvalidRequestError) as raised:
+            await client.validate_credential("vllm", model="m", credentials={"vllm": "k"})
+        assert raised.value.reason == "BLOCKED_ENDPOINT"
+    assert not list(model_server.journal)
+
+
+async def test_what_a_server_leaves_to_its_client_is_made_here(
+    tmp_path: pathlib.Path, model_server: Sandbox, rows: LocalOptions
+) -> None:
+    """After BLOCKED_ENDPOINT a local row is called from here, streamed or whole, and whoever wants to know is told."""
+    told: list[str] = []
+    options = LocalOptions(providers=rows.providers, notify=told.append)
+    (tmp_path / "own").mkdir()
+    async with server_process(tmp_path / "own", {}) as own, AsyncClient(own.address, local=options) as client:
+        assert (await client.generate(model="ollama/llama3", messages="hi")).text == "hi"
+        async with client.stream(model="ollama/llama3", messages="hi") as stream:
+            assert (await stream.final()).text == "hi"
+        assert told == ["the server does not call local endpoints; dispatched from this machine"] * 2
+
+        def sync() -> str:
+            with Client(own.address, local=options) as client, client.stream(model="ollama/x", messages="hi") as stream:
+                return stream.final().text
+
+        assert await asyncio.to_thread(sync) == "hi"
+    assert len(list(model_server.journal)) == len(told) == 3
+
+
+async def test_what_a_server_serves_is_never_made_here(
+    sandbox: Sandbox, server: ServerProcess, rows: LocalOptions, model_server: Sandbox
+) -> None:
+    """A local row that the server has too is the server's, and so is every failure that is not about the address."""
+    told: list[str] = []
+    own = rows_at(rows.providers[0], model_server.url, "sandbox")
+    options = LocalOptions(providers=own.providers, notify=told.append)
+    async with AsyncClient(server.address, local=options) as client:
+        answer = await client.generate(model="sandbox/echo", credentials=KEYS, messages="hi")
+        assert answer.receipt.attempts[0].origin_host == sandbox.listening
+        for model in ("sandbox/unavailable", "sandbox/reset", "sandbox/overloaded"):
+            with pytest.raises(KeyswitchError):
+                await client.generate(model=model, credentials=KEYS, messages="hi", max_attempts=1)
+        with pytest.raises(InvalidRequestError, match=r"MODEL_REQUIRED|PROVIDER_REQUIRED"):
+            await client.generate(messages="hi")
+    assert (told, list(model_server.journal)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model": "openai/gpt-4o", "credentials": {"openai": "k"}},
+        {"model": "ollama/llama3", "fallbacks": ["openai/gpt-4o"], "credentials": {"openai": "k"}},
+        {"model": "no-such-model"},
+        {"endpoint": Endpoint("https://models.invalid/v1", "m")},
+    ],
+)
+async def test_without_a_server_nothing_else_is_made_here(rows: LocalOptions, asked: dict[str, Any]) -> None:
+    """A public provider, a plan that needs one, an unknown model and an endpoint of no address stay the server's."""
+    async with AsyncClient(NOBODY, local=rows, retries=False) as client:
+        with pytest.raises(UnavailableError) as raised:
+            await client.generate(messages="hi", **asked)
+    assert raised.value.reason == ""
+
+
+async def test_a_plan_for_two_places_is_refused(model_server: Sandbox) -> None:
+    """A local target with a provider's model as its fallback is refused, and says what to do; nothing is called."""
+    async with AsyncClient(NOBODY) as client:
+        with pytest.raises(InvalidRequestError) as raised:
+            await client.generate(
+                endpoint=Endpoint(model_server.url, "sandbox/echo"), fallbacks=["openai/gpt-4o"], messages="hi"
+            )
+        async with client.stream(
+            endpoint=Endpoint(model_server.url, "sandbox/echo"), fallbacks=["openai/gpt-4o"], messages="hi"
+        ) as stream:
+            with pytest.raises(InvalidRequestError):
+                await stream.final()
+    assert (raised.value.reason, raised.value.violations[0][0]) == ("INVALID_REQUEST", "fallbacks")
+    assert "local='always'" in raised.value.message
+    assert not list(model_server.journal)
+
+
+async def test_local_fallbacks_are_tried_here_each_with_its_own_key(model_server: Sandbox) -> None:
+    """Two origins in one plan each get their own key, and no key of a provider that came beside them."""
+    async with Sandbox() as other, AsyncClient(NOBODY) as client:
+        request = pb.GenerateRequest()
+        second = Endpoint(other.url, "sandbox/echo", "second", label="Two").message()
+        request.fallbacks.add().custom_endpoint.CopyFrom(second)
+        answer = await client.generate(
+            endpoint=Endpoint(model_server.url, "sandbox/unavailable", "first"), credentials={"openai": "third"},
+            request=request, max_attempts=1, messages="hi",
+        )  # fmt: skip
+        assert [attempt.origin_host for attempt in answer.receipt.attempts] == [
+            model_server.listening,
+            other.listening,
+        ]
+        for server, key in ((model_server, "first"), (other, "second")):
+            digest = hashlib.sha256(f"Bearer {key}".encode()).hexdigest()
+            assert [entry.key_sha256 for entry in server.journal] == [digest]
+
+
+async def test_metadata_addresses_are_refused_here_too() -> None:
+    """Link-local addresses are called from nowhere: `auto` and `always` end in BLOCKED_ENDPOINT without a connection."""
+    for mode in ("auto", "always"):
+        async with AsyncClient(NOBODY, local=LocalOptions(mode=mode)) as client:  # type: ignore[arg-type] # both are
+            with pytest.raises(InvalidRequestError) as raised:
+                await client.generate(endpoint=Endpoint("http://169.254.169.254/v1", "m"), messages="hi")
+            assert raised.value.reason == "BLOCKED_ENDPOINT"
+
+
+async def test_always_reaches_public_addresses_and_the_named_origin_alone(model_server: Sandbox) -> None:
+    """A row of this installation whose address is local is called, a public row that is moved to a name is not."""
+    async with AsyncClient(NOBODY, local="always") as client:
+        answer = await client.generate(endpoint=Endpoint(model_server.url, "sandbox/echo"), messages="hi")
+        assert answer.text == "hi"
+        with pytest.raises(KeyswitchError) as raised:
+            await client.generate(model="nobody/m", messages="hi")
+        assert raised.value.reason == "UNROUTABLE_MODEL"
+
+
+async def test_a_name_is_local_if_it_has_private_addresses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of the request's own is looked up, a row's never is: its text decides."""
+    addresses: dict[str, list[str]] = {"desk.example": ["10.0.0.7"], "both.example": ["10.0.0.7", "8.8.8.8"]}
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        if host not in addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    local = await LocalDispatch.open(LocalOptions())
+    for name, taken in (("desk", True), ("both", False), ("none", False)):
+        endpoint = Endpoint(f"https://{name}.example/v1", "m")
+        assert await local.takes(build(pb.GenerateRequest, GenerateArguments(endpoint=endpoint, messages="x"))) is taken
+    addresses["api.openai.com"] = ["10.0.0.7"]
+    asked = GenerateArguments(model="openai/gpt-4o", credentials={"openai": "k"}, messages="x")
+    assert not await local.takes(build(pb.GenerateRequest, asked))
+    await local.close()
+
+
+async def test_leaving_a_local_stream_closes_its_connection(model_server: Sandbox) -> None:
+    """Within a second of leaving, the model server sees its client go."""
+    request = pb.GenerateRequest()
+    request.target.options_json = '{"sandbox": {"tokens": 10000, "interval_ms": 20}}'
+    endpoint = Endpoint(model_server.url, "sandbox/echo")
+    async with AsyncClient(NOBODY) as client:
+        async with client.stream(endpoint=endpoint, request=request, messages="hi") as stream:
+            async for event in stream.text_deltas():
+                assert event
+                break
+        await model_server.journal.wait_for(lambda journal: [e.state for e in journal] == ["closed_by_client"], 1)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_closing_the_client_ends_its_local_calls(model_server: Sandbox, streamed: bool) -> None:
+    """A call in flight fails as cancelled, its caller is not, and its connection is closed."""
+    client = AsyncClient(NOBODY)
+    call = asyncio.create_task(
+        outcome(client, streamed=streamed, endpoint=Endpoint(model_server.url, "sandbox/stall"), messages="hi")
+    )
+    await model_server.journal.wait_for(lambda journal: [entry.state for entry in journal] == ["open"], 5)
+    await client.close()
+    _, failure = await asyncio.wait_for(call, 5)
+    assert failure[1].startswith("CANCELLED")
+    await model_server.journal.wait_for(lambda journal: [e.state for e in journal] == ["closed_by_client"], 1)
+    with pytest.raises(ValueError, match="the client is closed"):
+        await client.generate(endpoint=Endpoint(model_server.url, "sandbox/echo"), messages="hi")
+
+
+async def test_a_local_call_keeps_its_deadline(model_server: Sandbox) -> None:
+    """The time for the call ends it here as it does there, with the details of what was tried."""
+    before = time.monotonic()
+    async with AsyncClient(NOBODY) as client:
+        with pytest.raises(KeyswitchError) as raised:
+            await client.generate(endpoint=Endpoint(model_server.url, "sandbox/stall"), messages="hi", timeout=0.4)
+    assert (raised.value.reason, raised.value.code) == ("TOTAL_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert len(raised.value.receipt.attempts) == 1
+    assert time.monotonic() - before < 5
+
+
+async def test_rows_that_are_invalid_are_told_of_when_they_are_needed(tmp_path: pathlib.Path) -> None:
+    """A file of the user's own that does not load fails the call that needs it, and names the file."""
+    (tmp_path / "mine.toml").write_text("schema = 1\nid = 7\n")
+    async with AsyncClient(NOBODY, local=LocalOptions(providers=(tmp_path,))) as client:
+        with pytest.raises(KeyswitchError, match=r"mine\.toml") as raised:
+            await client.generate(endpoint=Endpoint("http://127.0.0.1:9", "m"), messages="hi")
+    assert raised.value.code is grpc.StatusCode.FAILED_PRECONDITION
