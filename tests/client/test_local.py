@@ -112,8 +112,11 @@ async def outcome(client: AsyncClient, *, streamed: bool, **arguments: Any) -> t
         told["upstream_request_id"] = bool(error.upstream_request_id)
         told["receipt"] = plain(json_format.MessageToDict(error.receipt))
         told["partial_usage"] = error.partial_usage and plain(json_format.MessageToDict(error.partial_usage))
-        if arguments.get("model", "").endswith("/reset") or "/reset" in repr(arguments.get("endpoint")):
-            return None, (type(error), error.code, error.reason)  # a reset takes along what had arrived, or does not
+        asked = arguments.get("model") or arguments["endpoint"].model
+        if asked.endswith("/reset"):  # which takes along what had arrived, or does not
+            return None, (type(error), error.code, error.reason)
+        if asked.endswith("/bad-json"):  # it is noticed with the read that it came in, and so may be what preceded it
+            came = []
         return events(came), (type(error), plain(str(error)), plain(told))
     return events(came), None
 
