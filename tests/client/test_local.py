@@ -113,10 +113,8 @@ async def outcome(client: AsyncClient, *, streamed: bool, **arguments: Any) -> t
         told["receipt"] = plain(json_format.MessageToDict(error.receipt))
         told["partial_usage"] = error.partial_usage and plain(json_format.MessageToDict(error.partial_usage))
         asked = arguments.get("model") or arguments["endpoint"].model
-        if asked.endswith("/reset"):  # which takes along what had arrived, or does not
-            return None, (type(error), error.code, error.reason)
-        if asked.endswith("/bad-json"):  # it is noticed with the read that it came in, and so may be what preceded it
-            came = []
+        if asked.endswith(("/reset", "/bad-json")):  # what preceded the damage has been read with it, or before it
+            return None, (type(error), error.code, error.reason, error.message if "bad" in asked else "")
         return events(came), (type(error), plain(str(error)), plain(told))
     return events(came), None
 
