@@ -39,7 +39,7 @@ SCENARIOS = (
     "echo", "tools", "reasoning", "signed", "json", "length", "content-filter", "refusal", "empty", "bad-key",
     "not-permitted", "out-of-credit", "payment-required", "rate-limited", "model-not-found", "bad-request",
     "context-overflow", "content-refused", "overloaded", "unavailable", "error-in-200", "html", "bad-json", "truncated",
-    "reset", "error-mid-stream", "no-such-scenario",
+    "error-mid-stream", "no-such-scenario",
 )  # fmt: skip
 ROWS = pathlib.Path(__file__).parents[2] / "server/keyswitch_engine/providers"
 
@@ -113,8 +113,8 @@ async def outcome(client: AsyncClient, *, streamed: bool, **arguments: Any) -> t
         told["receipt"] = plain(json_format.MessageToDict(error.receipt))
         told["partial_usage"] = error.partial_usage and plain(json_format.MessageToDict(error.partial_usage))
         asked = arguments.get("model") or arguments["endpoint"].model
-        if asked.endswith(("/reset", "/bad-json")):  # what preceded the damage has been read with it, or before it
-            return None, (type(error), error.code, error.reason, error.message if "bad" in asked else "")
+        if asked.endswith("/bad-json"):  # what preceded the damage has been read with it, or before it
+            return None, (type(error), error.code, error.reason, error.message)
         return events(came), (type(error), plain(str(error)), plain(told))
     return events(came), None
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from keyswitch_engine.credential import ApiKey, AwsBearerToken, Credential, NoCredential
-from keyswitch_engine.custom_endpoint import CustomEndpoint
+from keyswitch_engine.custom_endpoint import CustomEndpoint, endpoint_id
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_engine.registry import Registry, load
 from keyswitch_engine.route import Target
@@ -58,3 +58,10 @@ def test_an_endpoint_shares_nothing_with_another_but_its_url(registry: Registry)
     ]
     assert [route.provider.name for route in routes] == ["one", "two"]
     assert [route.credential for route in routes] == [ApiKey(Secret("one")), ApiKey(Secret("two"))]
+
+
+def test_ids_of_endpoints_tell_apart_what_only_reads_alike() -> None:
+    """Where the URL ends and the model begins is a part of the id, which is the same in every process and version."""
+    assert endpoint_id("https://gw.example/v1", "m") == endpoint_id("https://gw.example/v1", "m")
+    assert endpoint_id("https://gw.example/v1", "m") != endpoint_id("https://gw.example/v", "1m")
+    assert endpoint_id("https://models.example/v1", "m") == "6aabf68f63c1e1be"

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import pathlib
+import stat
+import tomllib
+import urllib.parse
+from collections.abc import Mapping
+
+import psutil
+import pytest
+from cli.running import KEYSWITCH, environment, run
+from keyswitch_sandbox import Sandbox
+from support import EGRESS, ServerProcess, server_process
+
+NOBODY = {"KEYSWITCH_SERVER": "127.0.0.1:1"}
+CANARY = "canary-Zq7/+endpoint=key"
+FILE = ("--store", "file")
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path) -> dict[str, str]:
+    """The environment of a user who has set up nothing yet."""
+    return {"KEYSWITCH_HOME": str(tmp_path / "home"), **NOBODY}
+
+
+def files(home: Mapping[str, str]) -> pathlib.Path:
+    return pathlib.Path(home["KEYSWITCH_HOME"])
+
+
+def write(home: Mapping[str, str], text: str) -> pathlib.Path:
+    """Write the definitions as a user would."""
+    files(home).mkdir(parents=True, exist_ok=True)
+    path = files(home) / "endpoints.toml"
+    path.write_text(text)
+    return path
+
+
+async def listed(home: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    status, out, err = await run("endpoints", "list", "--json", env=home)
+    assert status == 0, err
+    return {entry["name"]: entry for entry in json.loads(out)}
+
+
+async def test_an_endpoint_is_added_used_shown_and_removed(home: dict[str, str], sandbox: Sandbox) -> None:
+    """The key comes from standard input, is kept where it was said, goes to the endpoint, and goes with it."""
+    added = ("endpoints", "add", "desk", "--base-url", f"{sandbox.url}/v1/", "-m", "sandbox/echo", "--key", "-", *FILE)
+    assert await run(*added, env=home, stdin=CANARY + "\n") == (0, "", "")
+    keys = files(home) / "keys.json"
+    assert json.loads(keys.read_text()) == {"schema": 1, "keys": {"desk": CANARY}}
+    assert (stat.S_IMODE(keys.stat().st_mode), stat.S_IMODE(files(home).stat().st_mode)) == (0o600, 0o700)
+    assert await run("generate", "-e", "desk", "hi", env=home) == (0, "hi\n", "")
+    assert await run("endpoints", "test", "desk", env=home) == (0, "desk answers, as sandbox/echo\n", "")
+    status, out, _ = await run("endpoints", "show", "desk", env=home)
+    assert (status, f"base_url    {sandbox.url}/v1/" in out, "auth        file" in out) == (0, True, True)
+    status, out, _ = await run("explain", "-e", "desk", env=home)
+    assert (status, "credential  caller" in out, f"host        {sandbox.listening}" in out) == (0, True, True)
+    assert await run("endpoints", "remove", "desk", env=home) == (0, "", "")
+    assert (json.loads(keys.read_text())["keys"], await listed(home)) == ({}, {})
+
+
+async def test_a_key_is_never_kept_in_a_file_in_silence(home: dict[str, str]) -> None:
+    """Without a credential store, and without having been told so, nothing is written at all."""
+    store = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
+    added = ("endpoints", "add", "desk", "--base-url", "https://models.example", "-m", "m", "--key", "-")
+    status, out, err = await run(*added, env=home | store, stdin=CANARY)
+    assert (status, out) == (1, "")
+    assert "no credential store" in err
+    assert "--store file" in err
+    assert not (files(home) / "keys.json").exists()
+    assert not (files(home) / "endpoints.toml").exists()
+    assert (await run(*added, env=home | store | {"KEYSWITCH_KEY_STORE": "file"}, stdin=CANARY))[0] == 0
+
+
+async def test_keys_are_kept_in_the_systems_credential_store(
+    home: dict[str, str], sandbox: Sandbox, tmp_path: pathlib.Path
+) -> None:
+    """The library keyring's store has the key and no file of ours does; a store that forgets is found out at once."""
+    store = {
+        "PYTHON_KEYRING_BACKEND": "keyring_in_a_file.Keyring",
+        "PYTHONPATH": str(pathlib.Path(__file__).parent),
+        "KEYRING_FILE": str(tmp_path / "store"),
+    }
+    added = ("endpoints", "add", "desk", "--base-url", sandbox.url, "-m", "sandbox/echo", "--key", "-")
+    status, _, err = await run(*added, env=home | store | {"KEYRING_FORGETS": "1"}, stdin=CANARY)
+    assert (status, "did not keep the key" in err, await listed(home)) == (1, True, {})
+    assert await run(*added, env=home | store, stdin=CANARY) == (0, "", "")
+    assert json.loads((tmp_path / "store").read_text()) == {"keyswitch/desk": CANARY}
+    assert await run("generate", "-e", "desk", "hi", env=home | store) == (0, "hi\n", "")
+    assert not any(CANARY in path.read_text() for path in files(home).iterdir())
+    (tmp_path / "store").unlink()
+    status, _, err = await run("generate", "-e", "desk", "hi", env=home | store)
+    assert (status, "there is no key for desk (keyring)" in err) == (1, True)
+
+
+BAD = f"""# mine
+[endpoints.good]
+base_url = "http://127.0.0.1:9/v1"   # the desk
+model = "m"
+auth = "none"
+
+[endpoints.incomplete]
+base_url = "http://127.0.0.1:9/v1"
+
+[endpoints.keyed]
+base_url = "https://models.example/v1"
+model = "m"
+auth = "none"
+api_key = "{CANARY}"
+
+[endpoints.hidden]
+base_url = "https://models.example/v1"
+model = "{"sk" + "-proj-0123456789abcdefghij"}"
+auth = "none"
+
+[endpoints.newer]
+base_url = "https://models.example/v1"
+model = "m"
+auth = "none"
+dialect = "openai-chat"
+context_window = 8192
+
+[endpoints.odd]
+base_url = "https://user:{CANARY}@models.example/v1"
+model = 7
+auth = "somewhere"
+dialect = "gemini"
+
+[endpoints]
+flat = "text"
+
+[newer-table]
+kept = true
+"""
+
+
+async def test_one_bad_definition_never_hides_the_others(home: dict[str, str]) -> None:
+    """Each says what is wrong with it, none shows a key, and only the good one can be selected."""
+    write(home, BAD)
+    status, out, err = await run("endpoints", "list", "--json", env=home)
+    assert status == 0, err
+    assert CANARY not in out + err
+    problems = {entry["name"]: entry["problems"] for entry in json.loads(out)}
+    assert problems == {
+        "good": [],
+        "incomplete": ["model is missing", "auth is missing"],
+        "keyed": ["api_key looks like a key, which has no place in this file; take it out"],
+        "hidden": ["model looks like a key, which has no place in this file; take it out"],
+        "newer": ["context_window is not known to this version"],
+        "odd": [
+            "model is no text",
+            "auth is one of none, keyring, file",
+            "dialect is one of openai-chat, openai-responses, anthropic-messages",
+            "base_url begins with https:// or http:// and has no user, password, query or fragment",
+        ],
+        "flat": ["it is no table"],
+    }
+    for name in ("incomplete", "keyed", "odd"):
+        status, out, err = await run("generate", "-e", name, "hi", env=home)
+        assert (status, out, f"{name} is not selectable" in err, CANARY in err) == (2, "", True, False)
+
+
+async def test_changes_keep_what_they_do_not_understand(home: dict[str, str]) -> None:
+    """Comments, definitions of a newer version and broken ones are there byte by byte after another was changed."""
+    path = write(home, BAD)
+    added = ("endpoints", "add", "desk", "--base-url", "http://127.0.0.1:8/v1", "-m", "m2", "--no-key")
+    assert await run(*added, env=home) == (0, "", "")
+    assert (await run(*added, env=home))[0] == 2
+    assert (await run(*added, "--replace", "--label", "Desk", env=home))[0] == 0
+    assert tomllib.loads(path.read_text())["endpoints"]["desk"]["label"] == "Desk"
+    assert (await run("endpoints", "remove", "desk", env=home))[0] == 0
+    assert path.read_text() == BAD
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[endpoints.a\n", "it is not TOML (at line 1"),
+        (f'api_key = "{CANARY}"\n', "api_key looks like a key"),
+        (f'[vault]\nmine = ["{"sk" + "-ant-0123456789abcdef"}"]\n', "vault.mine[0] looks like a key"),
+        ("endpoints = 7\n", "endpoints is no table"),
+    ],
+)
+async def test_a_file_that_cannot_be_trusted_is_refused_and_left_alone(
+    home: dict[str, str], text: str, told: str
+) -> None:
+    """A broken file, or a key that belongs to no endpoint, is told of by its place, and nothing overwrites it."""
+    path = write(home, text)
+    for command in (("list",), ("add", "a", "--base-url", "http://127.0.0.1", "-m", "m", "--no-key")):
+        status, out, err = await run("endpoints", *command, env=home)
+        assert (status, out, told in err, CANARY in err) == (1, "", True, False), err
+    assert path.read_text() == text
+
+
+async def test_keys_that_others_can_read_are_refused(home: dict[str, str]) -> None:
+    """A key file with wide permissions, or one that is damaged, is neither used nor overwritten."""
+    added = ("endpoints", "add", "a", "--base-url", "http://127.0.0.1:9", "-m", "m", "--key", "-", *FILE)
+    assert (await run(*added, env=home, stdin=CANARY))[0] == 0
+    keys = files(home) / "keys.json"
+    keys.chmod(0o644)
+    status, _, err = await run("generate", "-e", "a", "hi", env=home)
+    assert (status, "others can read it" in err) == (1, True)
+    keys.chmod(0o600)
+    keys.write_text('{"keys": ')
+    again = await run(*added, "--replace", env=home, stdin="other")
+    assert (again[0], "no file of keys" in again[2], keys.read_text()) == (1, True, '{"keys": ')
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--allow-platform",),
+        ("--fallback", "openai/gpt-4o"),
+        ("--api-key", "openai=k"),
+        ("-p", "openai"),
+        ("--region", "eu"),
+        ("--endpoint-key", "k"),
+        ("--base-url", "http://127.0.0.1:9"),
+    ],
+)
+async def test_an_endpoint_gives_way_to_nobody(home: dict[str, str], more: tuple[str, ...]) -> None:
+    """Whatever could lead to a provider or to another bill is a usage error beside an endpoint."""
+    write(home, '[endpoints.a]\nbase_url = "http://127.0.0.1:9"\nmodel = "m"\nauth = "none"\n')
+    for command in (("generate", "hi"), ("explain",)):
+        status, out, err = await run(*command, "-e", "a", *more, env=home)
+        assert (status, out) == (2, ""), err
+
+
+async def test_a_name_that_is_none_is_not_repeated(home: dict[str, str]) -> None:
+    """What stands where a name belongs may be a key."""
+    write(home, '[endpoints.a]\nbase_url = "http://127.0.0.1:9"\nmodel = "m"\nauth = "none"\n')
+    for command in (
+        ("generate", "-e", CANARY, "hi"),
+        ("endpoints", "show", CANARY),
+        ("endpoints", "remove", CANARY),
+        ("endpoints", "add", CANARY, "--base-url", "http://127.0.0.1", "-m", "m", "--no-key"),
+        ("endpoints", CANARY),
+        ("generate", "--base-url", f"http://u:{CANARY}@127.0.0.1:9", "-m", "m", "hi"),
+        ("generate", "--base-url", f"http://127.0.0.1:9/v1?k={CANARY}", "-m", "m", "hi"),
+    ):
+        status, out, err = await run(*command, env=home)
+        assert (status != 0, out, CANARY in err) == (True, "", False), err
+
+
+async def test_ids_stay_with_url_and_model(home: dict[str, str]) -> None:
+    """However the URL is written and whatever the endpoint is called, its id is one; another model has another."""
+    forms = ["https://Models.Example", "https://models.example/v1/", "https://models.example./v1/chat/completions"]
+    entries = [f'[endpoints.e{n}]\nbase_url = "{url}"\nmodel = "m"\nauth = "none"\n' for n, url in enumerate(forms)]
+    entries.append('[endpoints.other]\nbase_url = "https://models.example"\nmodel = "m2"\nauth = "none"\n')
+    write(home, "".join(entries))
+    ids = [str(entry["id"]) for entry in (await listed(home)).values()]
+    assert (len(set(ids[:3])), ids[0] != ids[3], len(ids[0])) == (1, True, 16)
+    assert ids[0] == "6aabf68f63c1e1be"
+
+
+async def test_policy_refuses_an_endpoint_and_loses_nothing(
+    home: dict[str, str], sandbox: Sandbox, tmp_path: pathlib.Path
+) -> None:
+    """While the operator has endpoints switched off the request says so; what is stored is the same byte by byte."""
+    added = ("endpoints", "add", "desk", "--base-url", sandbox.url, "-m", "sandbox/echo", "--key", "-", *FILE)
+    await run(*added, env=home, stdin=CANARY)
+    before = {path.name: path.read_bytes() for path in files(home).iterdir()}
+    through = ("generate", "-e", "desk", "--local", "never", "hi")
+    (tmp_path / "off").mkdir()
+    off = EGRESS | {"KEYSWITCH_POLICY": '{"custom_endpoints": false}'}
+    async with server_process(tmp_path / "off", off) as server:
+        for _ in range(2):
+            status, out, err = await run(*through, server=server, env=_without_server(home))
+            assert (status, out, "DISABLED_BY_POLICY" in err) == (64 + 9, "", True)
+    assert {path.name: path.read_bytes() for path in files(home).iterdir()} == before
+    async with server_process(tmp_path, EGRESS) as server:
+        assert await run(*through, server=server, env=_without_server(home)) == (0, "hi\n", "")
+        log = server.log.read_text()
+    assert f'"endpoint":"{(await listed(home))["desk"]["id"]}"' in log
+    assert sandbox.url not in log
+
+
+def _without_server(home: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in home.items() if name != "KEYSWITCH_SERVER"}
+
+
+@pytest.mark.parametrize("through_server", [True, False])
+async def test_a_refused_key_is_named_by_its_label(
+    home: dict[str, str], sandbox: Sandbox, server: ServerProcess, through_server: bool
+) -> None:
+    """A 401 reads `Invalid API key for <label>` and exits 4, by the server and from here."""
+    added = ("endpoints", "add", "desk", "--base-url", sandbox.url, "-m", "sandbox/bad-key", "--label", "My Desk")
+    await run(*added, "--key", "-", *FILE, env=home, stdin=CANARY)
+    local = ("--local", "never") if through_server else ()
+    env = _without_server(home) if through_server else home
+    status, out, err = await run(
+        "generate", "-e", "desk", *local, "hi", server=server if through_server else None, env=env
+    )
+    assert (status, out) == (4, "")
+    assert err == "error: INVALID_CREDENTIAL: Invalid API key for My Desk\n"
+
+
+async def test_a_key_is_in_no_output_file_or_process_list(home: dict[str, str], sandbox: Sandbox) -> None:
+    """The key of an endpoint is nowhere but in its store, whatever fails and however much is shown."""
+    forms = {CANARY, base64.b64encode(CANARY.encode()).decode(), urllib.parse.quote(CANARY, safe="")}
+    shown = ""
+    for scenario in ("echo", "bad-key", "html", "error-mid-stream"):
+        added = (
+            "endpoints",
+            "add",
+            "desk",
+            "--base-url",
+            sandbox.url,
+            "-m",
+            f"sandbox/{scenario}",
+            "--key",
+            "-",
+            *FILE,
+        )
+        for command in (
+            (*added, "--replace"),
+            ("endpoints", "list"),
+            ("endpoints", "show", "desk"),
+            ("generate", "-e", "desk", "-v", "hi"),
+            ("generate", "-e", "desk", "--json", "--no-stream", "hi"),
+            ("explain", "-e", "desk", "--body", "--json"),
+        ):
+            process = await asyncio.create_subprocess_exec(
+                *KEYSWITCH, *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT, env=environment(None, home),
+            )  # fmt: skip
+            seen = " ".join(psutil.Process(process.pid).cmdline())
+            out, _ = await asyncio.wait_for(process.communicate(CANARY.encode() if "--key" in command else b""), 30)
+            shown += seen + out.decode()
+    assert shown
+    stored = {path.name: path.read_text() for path in files(home).iterdir()}
+    assert CANARY in stored.pop("keys.json")
+    for form in forms:
+        assert form not in shown
+        assert not any(form in text for text in stored.values())
