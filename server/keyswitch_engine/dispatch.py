@@ -16,9 +16,10 @@ from keyswitch_engine.attempt import AttemptLog, Call, GenerationCall, RunningAt
 from keyswitch_engine.auth import Authenticator
 from keyswitch_engine.content import answer_mode
 from keyswitch_engine.cost import Prices
+from keyswitch_engine.custom_endpoint import PROVIDER_ID as CUSTOM
 from keyswitch_engine.deadline import TimeLimits, Watch
 from keyswitch_engine.dialects.base import Decoder, Dialect, UpstreamRequest
-from keyswitch_engine.dialects.reading import bound
+from keyswitch_engine.dialects.reading import bound, is_json
 from keyswitch_engine.egress import Answer, Timing
 from keyswitch_engine.errors import (
     DispatchError,
@@ -195,7 +196,13 @@ async def _refusal(call: Call[D], answer: Answer) -> DispatchError:
     while len(body) < MAX_ERROR_BYTES and (data := await _read(answer)):
         body += data
     surface = call.route.surface
-    return surface.dialect.error(surface.profile, answer.status, answer.headers, bytes(body[:MAX_ERROR_BYTES]))
+    content = bytes(body[:MAX_ERROR_BYTES])
+    error = surface.dialect.error(surface.profile, answer.status, answer.headers, content)
+    if call.route.provider.id == CUSTOM and not (content.lstrip()[:1] in (b"{", b"[") and is_json(content)):
+        error.message = (
+            f"the endpoint answered with HTTP status {answer.status}"  # else any page could be read this way
+        )
+    return error
 
 
 def write_request(route: Route[Dialect], generation: Generation, *, stream: bool) -> UpstreamRequest:

@@ -18,6 +18,7 @@ from typing import Any, Self
 import aiohttp
 from yarl import URL
 
+from keyswitch_engine.dialects.reading import bound
 from keyswitch_engine.egress_policy import EgressPolicy, blocked
 from keyswitch_engine.errors import DispatchError, LimitExceeded, ProtocolError, ProviderError, Reason, StreamTruncated
 
@@ -85,7 +86,7 @@ def _blocked(error: Exception) -> bool:
 class Answer:
     """An answer whose status and headers are here and whose body is still on its way."""
 
-    __slots__ = ("_content", "_response", "headers", "status")
+    __slots__ = ("_compressed", "_content", "_read_bytes", "_response", "headers", "status")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         """Wrap *response*."""
@@ -93,6 +94,8 @@ class Answer:
         self._content = response.content
         self.status = response.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self._compressed = "content-encoding" in self.headers
+        self._read_bytes = 0
 
     async def read(self) -> bytes:
         """Return everything that has arrived, waiting for at least one byte; empty at the end of the body.
@@ -102,14 +105,19 @@ class Answer:
 
         Raises:
             DispatchError: the transport failed, as `translate` says.
+            ProtocolError: the answer was compressed, which nobody asked for, and is larger than a whole answer may be.
         """
         try:
-            return await self._content.readany()
+            data = await self._content.readany()
         except (aiohttp.ClientError, OSError) as error:
             failure = translate(error)
             if failure.reason is Reason.PROVIDER_UNAVAILABLE:  # it was there: its answer had begun
                 failure = StreamTruncated(_WORDS[Reason.STREAM_TRUNCATED])
             raise failure from None  # its text and its request hold what must not be shown
+        if self._compressed:  # a stream may be long, but one that costs its sender nothing is an attack
+            self._read_bytes += len(data)
+            bound(self._read_bytes)
+        return data
 
     async def drain(self) -> None:
         """Read what is left of an answer that is complete, so that its connection can serve another call.

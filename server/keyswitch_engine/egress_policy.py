@@ -7,6 +7,7 @@ URL is taken apart by a grammar that leaves nothing for the transport to underst
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import re
@@ -22,16 +23,17 @@ __all__ = ["EgressPolicy", "Origin", "blocked", "canonical_host"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _EVERYWHERE: Final[tuple[Network, ...]] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 _LOCAL_NAMES: Final = frozenset({"localhost", "localdomain", "local", "internal", "home.arpa"})
 """Domains that mean this machine or this network (RFC 6761, 6762, 8375; ICANN's .internal), with all below them."""
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
-_ORIGIN = re.compile(r"(https?)://([^/?#\\]*)", re.IGNORECASE)
+_ORIGIN = re.compile(r"(https?)://([^/?#\\]*)", re.IGNORECASE | re.ASCII)  # else a long s would be one
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 _REST = re.compile(r"(?:/[!$-.0-;=@-Z_a-z~%/]*)?(?:\?[!$-;=@-Z_a-z~%/?]*)?")
-_DOTS = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?=/|%2f|%5c|\?|$)", re.IGNORECASE)
+_DOTS = re.compile(r"(?:/|%2f|%5c)(?:\.|%(?:25)*2e){1,2}(?=/|%2f|%5c|\?|$)", re.IGNORECASE)
 _MAX_PORT: Final = 65_535
 
 
@@ -93,6 +95,11 @@ class EgressPolicy(msgspec.Struct, frozen=True):
             raise blocked("another origin would be called than the one that was selected")
         return f"{origin}{rest}"
 
+    @property
+    def opens_loopback(self) -> bool:
+        """Whether a caller reaches what listens on the loopback addresses of this machine."""
+        return any(self.allows_address(loopback) for loopback in _LOOPBACK)
+
     def allows_address(self, address: str) -> bool:
         """Tell whether a socket may be opened to an IP address, which may have a zone."""
         return is_allowed(ipaddress.ip_address(address.partition("%")[0]), self.private_networks)
@@ -149,7 +156,7 @@ def _to_ascii(host: str) -> str:
     """Encode a name (IDNA). What only looks different, like digits in circles or letters in full width, is refused."""
     encoded = URL.build(scheme="https", host=host).raw_host or ""
     if any(
-        after != before.lower() if before.isascii() else not after.startswith("xn--")
+        after != before.lower() if before.isascii() else before.isnumeric() or not after.startswith("xn--")
         for before, after in zip(host.split("."), encoded.split("."), strict=True)
     ):
         raise ValueError("disguised")
@@ -161,9 +168,10 @@ def _named(text: str) -> str:
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"
     found = _AUTHORITY.fullmatch(text)
-    if found is None or (found[2] and not 0 < int(found[2]) <= _MAX_PORT):
-        raise ValueError("neither HOST nor HOST:PORT")
-    return canonical_host(found[1]) + (f":{int(found[2])}" if found[2] else "")
+    if found is not None and 0 < int(found[2] or 1) <= _MAX_PORT:
+        with contextlib.suppress(ValueError):  # it would not say what an operator has to write
+            return canonical_host(found[1]) + (f":{int(found[2])}" if found[2] else "")
+    raise ValueError("neither HOST nor HOST:PORT")
 
 
 def _is_local(host: str) -> bool:

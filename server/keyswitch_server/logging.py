@@ -32,7 +32,7 @@ ALLOWED = frozenset(
         "upstream_status", "upstream_request_id", "input_tokens", "output_tokens", "attempts", "incident",
         "exception_type", "exception_places", "listening", "version", "registry", "registry_before", "provider_count",
         "problem",
-        "egress_private_networks", "egress_plain_http_hosts", "signal", "fields_dropped",
+        "egress_private_networks", "egress_plain_http_hosts", "egress_ports", "signal", "fields_dropped",
     }
 )  # fmt: skip
 """Every key that may appear in a log line."""

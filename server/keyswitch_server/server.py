@@ -53,7 +53,12 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     live = LiveRegistry(lambda: load_registry(settings), settings.providers, log)
     version = importlib.metadata.version("keyswitch")
     guard = Guard(log)
-    async with Egress(settings.egress_policy()) as egress:
+    policy = settings.egress_policy()
+    if policy.opens_loopback or policy.plain_http_hosts:
+        log.warning(
+            "egress_opened", problem="callers can reach loopback addresses, or hosts without TLS or local names"
+        )
+    async with Egress(policy) as egress:
         server = grpc.aio.server(interceptors=[guard], options=_options(settings))
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
             DispatchService(
@@ -84,6 +89,7 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             provider_count=len(live().providers),
             egress_private_networks=[str(network) for network in settings.egress_private_networks],
             egress_plain_http_hosts=sorted(settings.egress_plain_http_hosts),
+            egress_ports=sorted(settings.egress_ports),
         )
         try:
             async with live.watched(settings.providers_reload_seconds):

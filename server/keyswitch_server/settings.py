@@ -135,7 +135,12 @@ class Settings(BaseSettings):
         (), description="Networks in CIDR form that providers may be reached in although they are not public."
     )
     egress_plain_http_hosts: frozenset[str] = Field(
-        frozenset(), description="Hosts, without port, that may be called by plain http."
+        frozenset(),
+        description="Hosts that may be called by plain http, or although their names are local, such as `localhost` or "
+        "one below `.internal`: `HOST` at any port, `HOST:PORT` at that one.",
+    )
+    egress_ports: frozenset[Annotated[int, Field(ge=1, le=_MAX_PORT)]] = Field(
+        frozenset(), description="Ports beside 443 at which providers and custom endpoints may be called over https."
     )
     platform_keys: dict[str, PlatformKey] = Field(
         {},
@@ -211,6 +216,14 @@ class Settings(BaseSettings):
             raise ValueError(f"there is no port {port}; the highest is {_MAX_PORT}")
         return listen
 
+    @pydantic.field_validator("egress_plain_http_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: frozenset[str]) -> frozenset[str]:
+        try:
+            return EgressPolicy(plain_http_hosts=hosts).plain_http_hosts
+        except ValueError:
+            raise ValueError("each is HOST or HOST:PORT, without a scheme or a path") from None
+
     @pydantic.model_validator(mode="after")
     def _loopback_unless_told(self) -> Settings:
         host = self.listen.rpartition(":")[0].strip("[]")
@@ -237,7 +250,7 @@ class Settings(BaseSettings):
 
     def egress_policy(self) -> EgressPolicy:
         """Return where calls may go."""
-        return EgressPolicy(self.egress_private_networks, self.egress_plain_http_hosts)
+        return EgressPolicy(self.egress_private_networks, self.egress_plain_http_hosts, self.egress_ports)
 
     def operator_tables(self) -> OperatorTables:
         """Return what the operator lays down of routing, apart from keys."""

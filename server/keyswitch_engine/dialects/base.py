@@ -6,6 +6,7 @@ sees a key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from keyswitch_engine.error_rules import ErrorRule
-from keyswitch_engine.errors import ProviderError
+from keyswitch_engine.errors import InvalidRequest, ProviderError, Violation
 from keyswitch_engine.events import BlockEvent, Ending, Usage
 from keyswitch_engine.generation import Generation
 
@@ -21,6 +22,9 @@ __all__ = ["Decoder", "Dialect", "Flags", "Profile", "TokenCounter", "UpstreamRe
 
 Flags: TypeAlias = msgspec.Struct
 """Compatibility flags by which the providers of one dialect differ; each dialect has a frozen type of its own."""
+
+_SLASH = r"[/\\]|%(?:25)*(?:2f|5c)"
+_LEADS_ELSEWHERE = re.compile(rf"(?:^|{_SLASH})(?:\.|%(?:25)*2e){{1,2}}(?=$|{_SLASH})", re.IGNORECASE)
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -37,9 +41,17 @@ class Profile(msgspec.Struct, frozen=True):
     """What its errors mean where the general table would misread them."""
 
     def endpoint(self, model: str, *, stream: bool) -> str:
-        """Return the path of a call, with the model quoted into it where it belongs there."""
+        """Return the path of a call, with the model quoted into it where it belongs there.
+
+        Raises:
+            InvalidRequest: the model would lead to another path behind a server that unquotes too early.
+        """
         path = self.stream_path if stream and self.stream_path else self.path
-        return path.replace("{model}", quote(model, safe="")) if "{" in path else path
+        if "{" not in path:
+            return path
+        if _LEADS_ELSEWHERE.search(model):
+            raise InvalidRequest([Violation("target.model", "no segment of it can be '.' or '..', in any spelling")])
+        return path.replace("{model}", quote(model, safe=""))
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
