@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -418,6 +419,56 @@ async def test_a_local_call_keeps_its_deadline(model_server: Sandbox) -> None:
     assert (raised.value.reason, raised.value.code) == ("TOTAL_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED)
     assert len(raised.value.receipt.attempts) == 1
     assert time.monotonic() - before < 5
+
+
+async def test_without_the_engine_it_says_what_to_install(tmp_path: pathlib.Path) -> None:
+    """A local endpoint, and a server's BLOCKED_ENDPOINT, name the extra; a server that is not there stays that."""
+    code = """
+import sys
+sys.modules["aiohttp"] = sys.modules["yarl"] = None
+from keyswitch_client import Client, Endpoint, KeyswitchError
+for address, asked in (
+    ("127.0.0.1:1", {"endpoint": Endpoint("http://127.0.0.1:9", "m")}),
+    (sys.argv[1], {"model": "ollama/llama3"}),
+    ("127.0.0.1:1", {"model": "ollama/llama3"}),
+):
+    try:
+        Client(address).generate(messages="hi", **asked)
+    except KeyswitchError as error:
+        print(type(error).__name__, error.reason or error.code.name, "keyswitch[local]" in str(error) + error.hint)
+"""
+    async with server_process(tmp_path, {}) as own:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, own.address, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert out.decode().splitlines() == [
+        "UnsupportedError UNIMPLEMENTED True",
+        "InvalidRequestError BLOCKED_ENDPOINT True",
+        "UnavailableError UNAVAILABLE False",
+    ]
+
+
+async def test_a_bug_ends_a_local_call_as_one_of_the_servers_does(
+    model_server: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failure has an incident's id and nothing else; the log has it too, with places and no text."""
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("canary-in-a-text")
+
+    monkeypatch.setattr("keyswitch_bridge.calls.Calls.stream", broken)
+    async with (
+        AsyncClient(NOBODY) as client,
+        client.stream(endpoint=Endpoint(model_server.url, "m"), messages="x") as s,
+    ):
+        with pytest.raises(KeyswitchError) as raised:
+            await s.final()
+    incident = re.fullmatch(r"internal error; incident ([0-9a-f]{16})", raised.value.message)
+    assert incident is not None
+    assert (raised.value.reason, raised.value.code) == ("INTERNAL", grpc.StatusCode.INTERNAL)
+    assert f"incident {incident[1]}: RuntimeError at " in caplog.text
+    assert "canary" not in caplog.text
 
 
 async def test_rows_that_are_invalid_are_told_of_when_they_are_needed(tmp_path: pathlib.Path) -> None:

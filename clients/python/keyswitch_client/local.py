@@ -49,6 +49,7 @@ class LocalDispatch:
         self._sessions = contextlib.AsyncExitStack()
         self._egresses: dict[EgressPolicy, Egress] = {}
         self._calls: dict[frozenset[EgressPolicy], Calls] = {}
+        self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -165,13 +166,14 @@ class LocalDispatch:
         """
         named = [origin for origin in origins(self._registry, request) if not self._always or await _is_local(origin)]
         policies = frozenset(EgressPolicy.only(origin.base_url) for origin in named)
-        calls = self._calls.get(policies)
-        if calls is None:
-            ways = {policy: await self._egress(policy) for policy in policies}
-            public = await self._egress(EgressPolicy()) if self._always else None
-            dispatcher = Dispatcher(_Ways(ways, public), self._prices)
-            calls = self._calls.setdefault(policies, Calls(lambda: self._registry, dispatcher, _BOUNDS))
-        return calls
+        async with self._opening:
+            calls = self._calls.get(policies)
+            if calls is None:
+                ways = {policy: await self._egress(policy) for policy in policies}
+                public = await self._egress(EgressPolicy()) if self._always else None
+                dispatcher = Dispatcher(_Ways(ways, public), self._prices)
+                calls = self._calls[policies] = Calls(lambda: self._registry, dispatcher, _BOUNDS)
+            return calls
 
     async def _egress(self, policy: EgressPolicy) -> Egress:
         """Return the way out under a policy, which all calls under it share."""
