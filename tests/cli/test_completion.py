@@ -39,7 +39,7 @@ async def complete(*words: str, asked_by: str = "bash", executable: tuple[str, .
         (("gen",), ["generate"]),
         (("co",), ["completion"]),
         (("--ser",), ["--server"]),
-        (("no-such-command", ""), ["completion", "decode", "doctor", "explain", "generate", "health", "models", "providers", "routable", "sandbox", "serve"]),
+        (("no-such-command", ""), ["completion", "decode", "doctor", "endpoints", "explain", "generate", "health", "models", "providers", "routable", "sandbox", "serve"]),
         (("explain", "--off"), ["--offline"]),
         (("explain", "-p", "open"), ["openai", "openrouter"]),
         (("explain", "-p", "GROK"), []),
