@@ -74,6 +74,10 @@ def test_the_policy_is_merged_key_by_key(tmp_path: pathlib.Path, monkeypatch: py
         ('listen = "0.0.0.0:1"', "insecure_listen"),
         ('listen = "gateway.example:1"', "insecure_listen"),
         ('egress_private_networks = ["10.0.0.0/99"]', "egress_private_networks"),
+        ('egress_plain_http_hosts = ["http://gateway.internal"]', "egress_plain_http_hosts"),
+        ('egress_plain_http_hosts = ["gateway.internal:0"]', "egress_plain_http_hosts"),
+        ("egress_ports = [0]", "egress_ports"),
+        ("egress_ports = [65536]", "egress_ports"),
         ("listen = ", "keyswitch.toml"),
     ],
 )
