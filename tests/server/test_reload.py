@@ -265,6 +265,7 @@ async def test_a_server_that_watches_stops_cleanly(tmp_path: pathlib.Path) -> No
         rows.server.process.terminate()
         assert await asyncio.wait_for(rows.server.process.wait(), 10) == 0
         assert [line["event"] for line in map(json.loads, rows.server.log.read_text().splitlines())] == [
+            "egress_opened",
             "listening",
             "stopping",
             "stopped",
