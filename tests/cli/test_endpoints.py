@@ -49,7 +49,7 @@ async def test_an_endpoint_is_added_used_shown_and_removed(home: dict[str, str],
     added = ("endpoints", "add", "desk", "--base-url", f"{sandbox.url}/v1/", "-m", "sandbox/echo", "--key", "-", *FILE)
     assert await run(*added, env=home, stdin=CANARY + "\n") == (0, "", "")
     keys = files(home) / "keys.json"
-    assert json.loads(keys.read_text()) == {"schema": 1, "keys": {"desk": CANARY}}
+    assert json.loads(keys.read_text()) == {"schema": 1, "keys": {f"desk {sandbox.url}": CANARY}}
     assert (stat.S_IMODE(keys.stat().st_mode), stat.S_IMODE(files(home).stat().st_mode)) == (0o600, 0o700)
     assert await run("generate", "-e", "desk", "hi", env=home) == (0, "hi\n", "")
     assert await run("endpoints", "test", "desk", env=home) == (0, "desk answers, as sandbox/echo\n", "")
@@ -59,6 +59,22 @@ async def test_an_endpoint_is_added_used_shown_and_removed(home: dict[str, str],
     assert (status, "credential  caller" in out, f"host        {sandbox.listening}" in out) == (0, True, True)
     assert await run("endpoints", "remove", "desk", env=home) == (0, "", "")
     assert (json.loads(keys.read_text())["keys"], await listed(home)) == ({}, {})
+
+
+async def test_a_key_stays_with_the_address_that_it_was_given_for(home: dict[str, str], sandbox: Sandbox) -> None:
+    """A definition that is changed to lead elsewhere, by hand or by whoever shared it, takes no key along."""
+    added = ("endpoints", "add", "desk", "-m", "sandbox/echo", "--key", "-", *FILE, "--base-url")
+    assert (await run(*added, "https://models.example/v1", env=home, stdin=CANARY))[0] == 0
+    path = files(home) / "endpoints.toml"
+    path.write_text(path.read_text().replace("https://models.example/v1", f"{sandbox.url}/v1"))
+    before = len(list(sandbox.journal))
+    status, _, err = await run("generate", "-e", "desk", "hi", env=home)
+    assert (status, "no key for desk at this address" in err, len(list(sandbox.journal))) == (1, True, before)
+    assert (await run(*added, sandbox.url, "--replace", env=home, stdin=CANARY))[0] == 0
+    assert await run("generate", "-e", "desk", "hi", env=home) == (0, "hi\n", "")
+    assert (await run(*added, "https://other.example", "--replace", env=home, stdin=CANARY))[0] == 0
+    keys = json.loads((files(home) / "keys.json").read_text())["keys"]
+    assert sorted(keys) == ["desk https://models.example", "desk https://other.example"]
 
 
 async def test_a_key_is_never_kept_in_a_file_in_silence(home: dict[str, str]) -> None:
@@ -87,12 +103,12 @@ async def test_keys_are_kept_in_the_systems_credential_store(
     status, _, err = await run(*added, env=home | store | {"KEYRING_FORGETS": "1"}, stdin=CANARY)
     assert (status, "did not keep the key" in err, await listed(home)) == (1, True, {})
     assert await run(*added, env=home | store, stdin=CANARY) == (0, "", "")
-    assert json.loads((tmp_path / "store").read_text()) == {"keyswitch/desk": CANARY}
+    assert json.loads((tmp_path / "store").read_text()) == {f"keyswitch/desk {sandbox.url}": CANARY}
     assert await run("generate", "-e", "desk", "hi", env=home | store) == (0, "hi\n", "")
     assert not any(CANARY in path.read_text() for path in files(home).iterdir())
     (tmp_path / "store").unlink()
     status, _, err = await run("generate", "-e", "desk", "hi", env=home | store)
-    assert (status, "there is no key for desk (keyring)" in err) == (1, True)
+    assert (status, "there is no key for desk at this address (keyring)" in err) == (1, True)
 
 
 BAD = f"""# mine

@@ -20,6 +20,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from keyswitch_client import Endpoint
@@ -27,7 +28,7 @@ from keyswitch_client import Endpoint
 from keyswitch_cli.home import home, locked, write
 from keyswitch_cli.stores import STORES, key_store
 
-__all__ = ["DIALECTS", "NAME", "Definition", "change", "definitions", "path", "selected"]
+__all__ = ["DIALECTS", "NAME", "Definition", "change", "definitions", "key_name", "path", "selected"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What an endpoint can be called."""
@@ -84,6 +85,16 @@ def definitions() -> dict[str, Definition]:
     return {definition.name: definition for definition in found}
 
 
+def key_name(name: str, base_url: str) -> str:
+    """Return under which name a key is kept: whoever changes where a definition leads does not send its key there."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:  # no URL, which has no key
+        return name
+    return f"{name} {parts.scheme}://{(parts.hostname or '').removesuffix('.')}{f':{port}' if port else ''}"
+
+
 def selected(name: str) -> Endpoint:
     """Return an endpoint with its key.
 
@@ -100,10 +111,10 @@ def selected(name: str) -> Endpoint:
         raise click.UsageError(f"--endpoint: {name} is not selectable: {'; '.join(definition.problems)}")
     key = ""
     if definition.auth != "none":
-        key = key_store(definition.auth).get(name) or ""
+        key = key_store(definition.auth).get(key_name(name, definition.base_url)) or ""
         if not key:
             raise click.ClickException(
-                f"there is no key for {name} ({definition.auth}); "
+                f"there is no key for {name} at this address ({definition.auth}); "
                 f'`keyswitch endpoints add {name} --replace` takes one, or auth = "none" says that it needs none'
             )
     return Endpoint(definition.base_url, definition.model, key, definition.dialect, definition.label or definition.name)

@@ -24,7 +24,7 @@ _OR_A_FILE = "--store file keeps keys in a file that only you can read"
 
 
 class KeyStore(Protocol):
-    """Keeps a key by the name of its endpoint. Every method raises `click.ClickException` if it cannot."""
+    """Keeps keys by names. Every method raises `click.ClickException` if it cannot."""
 
     def get(self, name: str) -> str | None:
         """Return a key, None if there is none."""

@@ -90,8 +90,8 @@ def _names_local(target: target_pb2.Target) -> bool:
 def is_local(base_url: str) -> bool:
     """Tell from the text of a URL alone that no server would call it, as its defaults are.
 
-    So it is without TLS, or its host is a name without a dot, one of a local domain, or an address that is not public.
-    What is no URL of an endpoint is not local either: the server says what is wrong with it.
+    So its host is a name without a dot, one of a local domain, or an address that is not public. What is no URL of an
+    endpoint is not local either, nor a public host without TLS: the server says what is wrong with it.
     """
     try:
         parts = urlsplit(base_url.strip())
@@ -100,8 +100,6 @@ def is_local(base_url: str) -> bool:
         return False
     if not host or parts.scheme not in ("http", "https"):
         return False
-    if parts.scheme == "http":
-        return True
     host = host.removesuffix(".")
     try:
         return are_private([host])

@@ -12,7 +12,7 @@ from keyswitch_client.locality import LocalMode
 from keyswitch_cli.command import Command, PrintingCommand
 from keyswitch_cli.connection import connect
 from keyswitch_cli.credentials import read_field
-from keyswitch_cli.endpoints import DIALECTS, NAME, Definition, change, definitions, path, selected
+from keyswitch_cli.endpoints import DIALECTS, NAME, Definition, change, definitions, key_name, path, selected
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import local_option, server_option, timeout_option, warn_where_seen
 from keyswitch_cli.output import print_line, table
@@ -111,12 +111,14 @@ def _add(  # noqa: PLR0917 - click passes them by name
     if before is None and not (values.get("base_url") and values.get("model")):
         raise click.UsageError("--base-url and --model are needed")
     secret = _key(key, no_key=no_key)
-    if secret:
-        key_store(store).set(name, secret)  # before the definition that would miss it
+    base_url = values.get("base_url") or (before.base_url if before is not None else "")
+    kept = (store, key_name(name, base_url)) if secret else None
+    if kept is not None:
+        key_store(store).set(kept[1], secret)  # before the definition that would miss it
     values["auth"] = store if secret else "none"
     change(name, values)
-    if before is not None and before.auth in STORES and before.auth != values["auth"]:
-        key_store(before.auth).remove(name)
+    if before is not None and before.auth in STORES and (before.auth, key_name(name, before.base_url)) != kept:
+        key_store(before.auth).remove(key_name(name, before.base_url))
     definition = definitions()[name]
     if definition.problems:
         print_line(f"warning: not selectable: {'; '.join(definition.problems)}", err=True)
@@ -128,7 +130,7 @@ def _remove(name: str) -> None:
     """Remove an endpoint and its key."""
     definition = _known(name)
     if definition.auth in STORES:
-        key_store(definition.auth).remove(name)
+        key_store(definition.auth).remove(key_name(name, definition.base_url))
     change(name, None)
 
 
