@@ -12,15 +12,17 @@ import botocore.session
 import pytest
 from aiohttp import web
 from keyswitch_engine import registry
+from keyswitch_engine.auth import Authenticator
 from keyswitch_engine.credential import AwsAccessKey, ProviderCredential
 from keyswitch_engine.dispatch import Dispatcher, GenerationCall, TimeLimits, write_request
 from keyswitch_engine.egress import Egress
 from keyswitch_engine.egress_policy import EgressPolicy
 from keyswitch_engine.errors import DispatchError
 from keyswitch_engine.generation import Generation, Message, Part, Role, TextPart
+from keyswitch_engine.provider import Auth
 from keyswitch_engine.route import Target
 from keyswitch_engine.routing import resolve
-from keyswitch_engine.secret import Secret
+from keyswitch_engine.secret import Secret, scrub
 from support import http_provider
 
 ID, SECRET, SESSION = "test-id", "test-secret", "test-session"
@@ -155,3 +157,21 @@ async def test_the_vendors_client_sends_the_same_path_and_is_judged_the_same(lis
     ours = await ask(listener, model, Secret(SESSION))
     assert (ours.method, ours.raw_path) == (vendors.method, vendors.raw_path)
     assert ours.headers["content-type"] == vendors.headers["content-type"]
+
+
+async def test_signatures_are_secrets_of_the_call() -> None:
+    """What was made of a key for one request is scrubbed from errors like the key itself."""
+
+    async def no_tokens(url: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        raise AssertionError("nothing is bought")
+
+    credential = AwsAccessKey(Secret(ID), Secret(SECRET), Secret(SESSION))
+    made = await Authenticator(no_tokens).authenticate(
+        Auth(aws_service="bedrock"), credential, method="POST", url="https://x.example/", headers={}, body=b"",
+        region=REGION,
+    )  # fmt: skip
+    authorization = made.headers["Authorization"]
+    signature = authorization.rpartition("Signature=")[2]
+    assert len(signature) == 64
+    for quoted in (authorization, signature, signature[20:]):
+        assert signature[-20:] not in scrub(f"SignatureDoesNotMatch: {quoted}", made.secrets, 4096)
