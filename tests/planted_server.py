@@ -95,7 +95,7 @@ async def generate(service: Any, request: Any, context: Any) -> Any:
     """Answer as ever, unless the model is a plant."""
     if request.target.model.startswith(("plant-", "leak-")):
         key = request.credentials[0].credential.api_key.key
-        with service._admitted("Generate"):
+        with service._admitted("Generate", context):
             return await plant(request.target.model, key, service, context)
     return await _genuine(service, request, context)
 

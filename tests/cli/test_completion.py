@@ -116,8 +116,10 @@ async def test_completing_reads_no_settings_and_opens_no_connection(words: tuple
 
 
 async def test_without_the_engine_there_is_nothing_to_offer() -> None:
-    """Where the engine cannot be imported, commands and options are completed, and values are not."""
-    script = "import sys; sys.modules['keyswitch_engine'] = None; from keyswitch_cli.__main__ import main; main()"
+    """Where the registry cannot be imported, commands and options are completed, and values are not."""
+    script = (
+        "import sys; sys.modules['keyswitch_engine.registry'] = None; from keyswitch_cli.__main__ import main; main()"
+    )
     executable = (sys.executable, "-c", script)
     for words in (("-p", ""), ("-m", ""), ("--dialect", ""), ("--api-key", "")):
         assert await complete("explain", *words, executable=executable) == []

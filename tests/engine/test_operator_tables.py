@@ -246,7 +246,7 @@ REFUSED = [
     ),
     (
         '[platform_keys]\nopenai = { file = "FOLDER" }',
-        "platform_keys.openai: the file that it names cannot be read: Is a directory",
+        "platform_keys.openai: the file that it names is no regular file",
     ),
     ('[platform_keys]\nopenai = { file = "EMPTY" }', "platform_keys.openai: the file that it names is empty"),
     (

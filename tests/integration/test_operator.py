@@ -101,7 +101,7 @@ async def governed(upstream: Upstream, tmp_path: pathlib.Path) -> AsyncIterator[
 
 @pytest.fixture
 async def client(governed: ServerProcess) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(governed.address, timeout=30.0) as running:
+    async with AsyncClient(governed.address, timeout=30.0, local="never") as running:
         yield running
 
 
