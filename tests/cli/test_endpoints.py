@@ -49,7 +49,7 @@ async def test_an_endpoint_is_added_used_shown_and_removed(home: dict[str, str],
     added = ("endpoints", "add", "desk", "--base-url", f"{sandbox.url}/v1/", "-m", "sandbox/echo", "--key", "-", *FILE)
     assert await run(*added, env=home, stdin=CANARY + "\n") == (0, "", "")
     keys = files(home) / "keys.json"
-    assert json.loads(keys.read_text()) == {"schema": 1, "keys": {f"desk {sandbox.url}": CANARY}}
+    assert json.loads(keys.read_text()) == {"schema": 1, "keys": {"desk": f"{sandbox.url} {CANARY}"}}
     assert (stat.S_IMODE(keys.stat().st_mode), stat.S_IMODE(files(home).stat().st_mode)) == (0o600, 0o700)
     assert await run("generate", "-e", "desk", "hi", env=home) == (0, "hi\n", "")
     assert await run("endpoints", "test", "desk", env=home) == (0, "desk answers, as sandbox/echo\n", "")
@@ -72,9 +72,54 @@ async def test_a_key_stays_with_the_address_that_it_was_given_for(home: dict[str
     assert (status, "no key for desk at this address" in err, len(list(sandbox.journal))) == (1, True, before)
     assert (await run(*added, sandbox.url, "--replace", env=home, stdin=CANARY))[0] == 0
     assert await run("generate", "-e", "desk", "hi", env=home) == (0, "hi\n", "")
-    assert (await run(*added, "https://other.example", "--replace", env=home, stdin=CANARY))[0] == 0
-    keys = json.loads((files(home) / "keys.json").read_text())["keys"]
-    assert sorted(keys) == ["desk https://models.example", "desk https://other.example"]
+    path.write_text(path.read_text().replace(sandbox.url, "https://other.example"))
+    assert (await run("endpoints", "remove", "desk", env=home))[0] == 0
+    assert CANARY not in (files(home) / "keys.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--base-url", f"https://user:{CANARY}@models.example"),
+        ("--base-url", f"https://models.example/?key={CANARY}"),
+        ("--base-url", "not a url"),
+        ("--base-url", "https://models.example:99999"),
+        ("--model", "sk" + "-proj-0123456789abcdefghij"),
+        ("--label", "sk" + "-proj-0123456789abcdefghij"),
+    ],
+)
+async def test_what_would_not_be_selectable_is_not_added(home: dict[str, str], wrong: tuple[str, str]) -> None:
+    """A key in an argument is not written into the file of definitions, and none is stored for what is no endpoint."""
+    given = {"--base-url": "https://models.example", "--model": "m"} | dict([wrong])
+    arguments = [word for pair in given.items() for word in pair]
+    status, out, err = await run("endpoints", "add", "desk", *arguments, "--key", "-", *FILE, env=home, stdin="k")
+    assert (status, out) == (2, "")
+    assert wrong[1] not in err
+    assert not files(home).exists()
+
+
+async def test_a_name_that_looks_like_a_key_is_refused(home: dict[str, str]) -> None:
+    """It would be shown, and found nowhere."""
+    name = "abcdefghijklmnopqrstuvwxyz01234"
+    added = ("endpoints", "add", name, "--base-url", "https://models.example", "-m", "m", "--no-key")
+    status, _, err = await run(*added, env=home)
+    assert (status, "NAME:" in err, name in err, files(home).exists()) == (2, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (f'api_key = "{CANARY}"\n', "api_key"),
+        (f'[vault]\nmine = ["{"sk" + "-ant-0123456789abcdef"}"]\n', "vault.mine[0]"),
+    ],
+)
+async def test_a_key_beside_the_definitions_hides_none(home: dict[str, str], text: str, place: str) -> None:
+    """It is told of, by its place, and every endpoint can be listed and used."""
+    write(home, f'{text}[endpoints.good]\nbase_url = "http://127.0.0.1:9"\nmodel = "m"\nauth = "none"\n')
+    status, out, err = await run("endpoints", "list", "--json", env=home)
+    assert (status, json.loads(out)[0]["selectable"]) == (0, True)
+    assert f"{place} looks like a key" in err
+    assert CANARY not in out + err
 
 
 async def test_a_key_is_never_kept_in_a_file_in_silence(home: dict[str, str]) -> None:
@@ -103,7 +148,7 @@ async def test_keys_are_kept_in_the_systems_credential_store(
     status, _, err = await run(*added, env=home | store | {"KEYRING_FORGETS": "1"}, stdin=CANARY)
     assert (status, "did not keep the key" in err, await listed(home)) == (1, True, {})
     assert await run(*added, env=home | store, stdin=CANARY) == (0, "", "")
-    assert json.loads((tmp_path / "store").read_text()) == {f"keyswitch/desk {sandbox.url}": CANARY}
+    assert json.loads((tmp_path / "store").read_text()) == {"keyswitch/desk": f"{sandbox.url} {CANARY}"}
     assert await run("generate", "-e", "desk", "hi", env=home | store) == (0, "hi\n", "")
     assert not any(CANARY in path.read_text() for path in files(home).iterdir())
     (tmp_path / "store").unlink()
@@ -195,15 +240,13 @@ async def test_changes_keep_what_they_do_not_understand(home: dict[str, str]) ->
     ("text", "told"),
     [
         ("[endpoints.a\n", "it is not TOML (at line 1"),
-        (f'api_key = "{CANARY}"\n', "api_key looks like a key"),
-        (f'[vault]\nmine = ["{"sk" + "-ant-0123456789abcdef"}"]\n', "vault.mine[0] looks like a key"),
         ("endpoints = 7\n", "endpoints is no table"),
     ],
 )
 async def test_a_file_that_cannot_be_trusted_is_refused_and_left_alone(
     home: dict[str, str], text: str, told: str
 ) -> None:
-    """A broken file, or a key that belongs to no endpoint, is told of by its place, and nothing overwrites it."""
+    """A broken file is told of by its place, and nothing overwrites it."""
     path = write(home, text)
     for command in (("list",), ("add", "a", "--base-url", "http://127.0.0.1", "-m", "m", "--no-key")):
         status, out, err = await run("endpoints", *command, env=home)

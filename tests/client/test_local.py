@@ -146,7 +146,7 @@ async def test_a_call_made_here_is_the_one_that_the_server_makes(
 @pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses", "anthropic-messages"])
 async def test_endpoints_fail_here_as_they_fail_there(sandbox: Sandbox, server: ServerProcess, dialect: str) -> None:
     """A custom endpoint's failures name its label, in the same words and details by either way."""
-    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY) as here:
+    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY, local="auto") as here:
         for scenario in SCENARIOS:
             endpoint = Endpoint(sandbox.url, f"sandbox/{scenario}", f"e-{scenario}", dialect, "Desk")
             asked: dict[str, Any] = {"endpoint": endpoint, "messages": "hi", "max_attempts": 1}
@@ -158,7 +158,7 @@ async def test_endpoints_fail_here_as_they_fail_there(sandbox: Sandbox, server: 
 
 async def test_requests_that_are_wrong_are_refused_alike(server: ServerProcess) -> None:
     """A request that no provider ever sees fails with the server's own violations."""
-    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY) as here:
+    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY, local="auto") as here:
         for wrong in (
             {"endpoint": Endpoint("http://127.0.0.1/v1?key=1", "m")},
             {"endpoint": Endpoint("http://u:p@127.0.0.1/v1", "m")},
@@ -308,7 +308,7 @@ async def test_without_a_server_nothing_else_is_made_here(rows: LocalOptions, as
 
 async def test_a_plan_for_two_places_is_refused(model_server: Sandbox) -> None:
     """A local target with a provider's model as its fallback is refused, and says what to do; nothing is called."""
-    async with AsyncClient(NOBODY) as client:
+    async with AsyncClient(NOBODY, local="auto") as client:
         with pytest.raises(InvalidRequestError) as raised:
             await client.generate(
                 endpoint=Endpoint(model_server.url, "sandbox/echo"), fallbacks=["openai/gpt-4o"], messages="hi"
@@ -325,7 +325,7 @@ async def test_a_plan_for_two_places_is_refused(model_server: Sandbox) -> None:
 
 async def test_local_fallbacks_are_tried_here_each_with_its_own_key(model_server: Sandbox) -> None:
     """Two origins in one plan each get their own key, and no key of a provider that came beside them."""
-    async with Sandbox() as other, AsyncClient(NOBODY) as client:
+    async with Sandbox() as other, AsyncClient(NOBODY, local="auto") as client:
         request = pb.GenerateRequest()
         second = Endpoint(other.url, "sandbox/echo", "second", label="Two").message()
         request.fallbacks.add().custom_endpoint.CopyFrom(second)
@@ -386,7 +386,7 @@ async def test_leaving_a_local_stream_closes_its_connection(model_server: Sandbo
     request = pb.GenerateRequest()
     request.target.options_json = '{"sandbox": {"tokens": 10000, "interval_ms": 20}}'
     endpoint = Endpoint(model_server.url, "sandbox/echo")
-    async with AsyncClient(NOBODY) as client:
+    async with AsyncClient(NOBODY, local="auto") as client:
         async with client.stream(endpoint=endpoint, request=request, messages="hi") as stream:
             async for event in stream.text_deltas():
                 assert event
@@ -397,7 +397,7 @@ async def test_leaving_a_local_stream_closes_its_connection(model_server: Sandbo
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_closing_the_client_ends_its_local_calls(model_server: Sandbox, streamed: bool) -> None:
     """A call in flight fails as cancelled, its caller is not, and its connection is closed."""
-    client = AsyncClient(NOBODY)
+    client = AsyncClient(NOBODY, local="auto")
     call = asyncio.create_task(
         outcome(client, streamed=streamed, endpoint=Endpoint(model_server.url, "sandbox/stall"), messages="hi")
     )
@@ -413,7 +413,7 @@ async def test_closing_the_client_ends_its_local_calls(model_server: Sandbox, st
 async def test_a_local_call_keeps_its_deadline(model_server: Sandbox) -> None:
     """The time for the call ends it here as it does there, with the details of what was tried."""
     before = time.monotonic()
-    async with AsyncClient(NOBODY) as client:
+    async with AsyncClient(NOBODY, local="auto") as client:
         with pytest.raises(KeyswitchError) as raised:
             await client.generate(endpoint=Endpoint(model_server.url, "sandbox/stall"), messages="hi", timeout=0.4)
     assert (raised.value.reason, raised.value.code) == ("TOTAL_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -433,7 +433,7 @@ for address, asked in (
     ("127.0.0.1:1", {"model": "ollama/llama3"}),
 ):
     try:
-        Client(address).generate(messages="hi", **asked)
+        Client(address, local="auto").generate(messages="hi", **asked)
     except KeyswitchError as error:
         print(type(error).__name__, error.reason or error.code.name, "keyswitch[local]" in str(error) + error.hint)
 """
@@ -459,7 +459,7 @@ async def test_a_bug_ends_a_local_call_as_one_of_the_servers_does(
 
     monkeypatch.setattr("keyswitch_bridge.calls.Calls.stream", broken)
     async with (
-        AsyncClient(NOBODY) as client,
+        AsyncClient(NOBODY, local="auto") as client,
         client.stream(endpoint=Endpoint(model_server.url, "m"), messages="x") as s,
     ):
         with pytest.raises(KeyswitchError) as raised:

@@ -8,8 +8,9 @@ import pytest
 from callers import Secured, secured
 from certificates import put
 from keyswitch_client import AsyncClient, Client, tls_credentials
-from keyswitch_client.security import is_local
+from keyswitch_client.security import is_this_machine
 from keyswitch_sandbox import Sandbox
+from support import ServerProcess
 
 TOKEN = "a-token-that-nobody-may-see"
 
@@ -47,7 +48,7 @@ def test_what_metadata_cannot_hold_is_no_token(kind: Callable[..., Any], token: 
 )  # fmt: skip
 def test_this_machine_is_told_from_others(target: str, local: bool) -> None:
     """Loopback addresses, their name and Unix sockets are this machine; what could be another one is."""
-    assert is_local(target) == local
+    assert is_this_machine(target) == local
 
 
 def test_a_client_does_not_show_its_token(tmp_path: pathlib.Path) -> None:
@@ -103,3 +104,13 @@ async def test_a_token_to_this_machine_takes_no_way_around(
             monkeypatch.delenv(name, raising=False)
         async with AsyncClient(made.server.address, token=made.tokens["blue"], timeout=5) as client:
             await client.registry_info()
+
+
+async def test_keys_to_this_machine_take_no_way_around(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do they where no token is needed: requests carry providers' keys."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with AsyncClient(server.address, timeout=5) as client:
+        assert (await client.generate(model="sandbox/echo", credentials={"sandbox": "k"}, messages="hi")).text == "hi"

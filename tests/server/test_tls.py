@@ -112,14 +112,16 @@ class Certified:
         self.made = made
         self.clients = clients
 
-    def client(self, pair: tuple[bytes, bytes] | None, token: str | None = None) -> AsyncClient:
+    def client(
+        self, pair: tuple[bytes, bytes] | None, token: str | None = None, ca: pathlib.Path | None = None
+    ) -> AsyncClient:
         """Return a client with a certificate and its key."""
         folder = self.made.folder
         given = {}
         if pair is not None:
             given = {"certificate": put(folder / "own.pem", pair[0]), "key": put(folder / "own.key", pair[1])}
-        tls = tls_credentials(folder / "ca.pem", **given)
-        return AsyncClient(self.made.server.address, tls=tls, token=token, timeout=5, retries=False)
+        tls = tls_credentials(ca or folder / "ca.pem", **given)
+        return AsyncClient(self.made.server.address, tls=tls, token=token, timeout=20, retries=False)
 
     async def caller(self, pair: tuple[bytes, bytes], token: str | None = None) -> str:
         """Return whom the server took a client for; what it said if it refused."""
@@ -180,6 +182,47 @@ async def test_without_a_good_certificate_there_is_no_connection(certified: Cert
             with pytest.raises(UnavailableError):
                 await client.registry_info()
     assert len(certified.made.lines("call")) == count
+
+
+async def test_mutual_tls_is_exchanged_under_load(certified: Certified) -> None:
+    """Streams go on and new connections succeed with the old certificate while both sides get new authorities."""
+    made, old, new = certified.made, certified.clients, Authority("Next Clients")
+    path, servers, before = made.folder / "clients.pem", Authority("Next Servers"), served(made.server.address)
+    both = trusting(made.folder, made.authority, servers)
+    stop, connections = asyncio.Event(), 0
+
+    async def connect_again_and_again() -> None:
+        nonlocal connections
+        while not stop.is_set():
+            async with certified.client(old.issue("laptop"), ca=both) as fresh:
+                await fresh.registry_info()
+            connections += 1
+
+    async def stream(client: AsyncClient) -> str:
+        options = {"sandbox": {"tokens": 60, "interval_ms": 50}}
+        async with client.stream(model="sandbox/echo", credentials=KEYS, messages="x", options=options) as events:
+            return (await events.final()).text
+
+    async with certified.client(old.issue("laptop"), ca=both) as client, asyncio.TaskGroup() as group:
+        streams = [group.create_task(stream(client)) for _ in range(STREAMS)]
+        group.create_task(connect_again_and_again())
+        put(path, old.pem + new.pem)
+        made.put_pair(servers)
+        async with asyncio.timeout(60):
+            while await asyncio.to_thread(served, made.server.address) == before:
+                await asyncio.sleep(0.05)
+            assert not all(task.done() for task in streams)
+            since = connections
+            while connections < since + 3:
+                await asyncio.sleep(0.01)
+        stop.set()
+    assert {task.result() for task in streams} == {"".join(f" tok{number}" for number in range(60))}
+    async with certified.client(new.issue("laptop"), ca=both) as client:
+        await client.registry_info()
+    made.put_pair(made.authority)
+    async with asyncio.timeout(10):
+        while await asyncio.to_thread(served, made.server.address) == before:
+            await asyncio.sleep(0.05)
 
 
 async def test_authorities_of_clients_are_exchanged(certified: Certified) -> None:

@@ -26,12 +26,22 @@ import click
 from keyswitch_client import Endpoint
 
 from keyswitch_cli.home import home, locked, write
+from keyswitch_cli.output import print_line
 from keyswitch_cli.stores import STORES, key_store
 
-__all__ = ["DIALECTS", "NAME", "Definition", "change", "definitions", "key_name", "path", "selected"]
+__all__ = [
+    "DIALECTS",
+    "Definition",
+    "change",
+    "definitions",
+    "kept",
+    "path",
+    "problems_of",
+    "selected",
+    "usable_name",
+]
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""What an endpoint can be called."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DIALECTS = ("openai-chat", "openai-responses", "anthropic-messages")
 """What an endpoint can speak."""
 
@@ -73,26 +83,42 @@ def definitions() -> dict[str, Definition]:
     """Return the definitions by name, in the file's order.
 
     Raises:
-        click.ClickException: the file cannot be read, or holds a key beside its definitions.
+        click.ClickException: the file cannot be read.
     """
     content = _content()
     endpoints = content.pop("endpoints", {})
-    if place := next(_secrets(content, ""), ""):
-        raise click.ClickException(f"{path()}: {place} looks like a key, which has no place in this file; take it out")
+    for place in _secrets(content, ""):  # which is no endpoint's, and hides none
+        print_line(
+            f"warning: {path()}: {place} looks like a key, which has no place in this file; take it out", err=True
+        )
     if not isinstance(endpoints, dict):
         raise click.ClickException(f"{path()}: endpoints is no table of endpoints")
     found = (_definition(name, entry, position) for position, (name, entry) in enumerate(endpoints.items(), 1))
     return {definition.name: definition for definition in found}
 
 
-def key_name(name: str, base_url: str) -> str:
-    """Return under which name a key is kept: whoever changes where a definition leads does not send its key there."""
-    try:
-        parts = urlsplit(base_url)
-        port = parts.port
-    except ValueError:  # no URL, which has no key
-        return name
-    return f"{name} {parts.scheme}://{(parts.hostname or '').removesuffix('.')}{f':{port}' if port else ''}"
+def usable_name(name: str) -> bool:
+    """Tell whether an endpoint can have a name, which is shown, and so cannot look like a key."""
+    return _NAME.fullmatch(name) is not None and _KEY_IN_TEXT.search(name) is None
+
+
+def problems_of(name: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    """Return why a definition with these values would not be selectable."""
+    return _definition(name, values, 1).problems
+
+
+def kept(base_url: str, key: str) -> str:
+    """Return what is stored: a key with the address that it is for.
+
+    Whoever changes where a definition leads, by hand or in a file that is shared, does not send its key there.
+    """
+    return f"{_address(base_url)} {key}"
+
+
+def _address(base_url: str) -> str:
+    """Return scheme, host and port of a URL that was found good."""
+    parts = urlsplit(base_url)
+    return f"{parts.scheme}://{(parts.hostname or '').removesuffix('.')}{f':{parts.port}' if parts.port else ''}"
 
 
 def selected(name: str) -> Endpoint:
@@ -111,8 +137,8 @@ def selected(name: str) -> Endpoint:
         raise click.UsageError(f"--endpoint: {name} is not selectable: {'; '.join(definition.problems)}")
     key = ""
     if definition.auth != "none":
-        key = key_store(definition.auth).get(key_name(name, definition.base_url)) or ""
-        if not key:
+        address, _, key = (key_store(definition.auth).get(name) or "").partition(" ")
+        if not key or address != _address(definition.base_url):
             raise click.ClickException(
                 f"there is no key for {name} at this address ({definition.auth}); "
                 f'`keyswitch endpoints add {name} --replace` takes one, or auth = "none" says that it needs none'
@@ -163,14 +189,14 @@ def _content() -> dict[str, Any]:
 
 def _definition(name: str, entry: Any, position: int) -> Definition:
     """Read one definition, and say what is wrong with it."""
-    shown = name if NAME.fullmatch(name) and not _KEY_IN_TEXT.search(name) else f"(number {position})"
+    shown = name if usable_name(name) else f"(number {position})"
     problems = [] if shown == name else ["its name is none: small letters, digits, dots and hyphens"]
     if not isinstance(entry, dict):
         return Definition(name=shown, problems=(*problems, "it is no table"))
     held = sorted(_secrets(entry, ""))
     problems += [f"{place} looks like a key, which has no place in this file; take it out" for place in held]
     unknown = sorted(entry.keys() - {*_REQUIRED, *_OPTIONAL} - {place.partition(".")[0] for place in held})
-    problems += [f"{field if NAME.fullmatch(field) else 'a field'} is not known to this version" for field in unknown]
+    problems += [f"{field if _NAME.fullmatch(field) else 'a field'} is not known to this version" for field in unknown]
     fields: dict[str, str] = {}
     for field in (*_REQUIRED, *_OPTIONAL):
         value = entry.get(field, "")
@@ -186,10 +212,19 @@ def _definition(name: str, entry: Any, position: int) -> Definition:
         if field in fields and fields[field] not in allowed:
             problems.append(f"{field} is one of {', '.join(allowed)}")
             del fields[field]
-    if "base_url" in fields and not _URL.fullmatch(fields["base_url"]):
+    if "base_url" in fields and not _is_url(fields["base_url"]):
         problems.append("base_url begins with https:// or http:// and has no user, password, query or fragment")
         del fields["base_url"]
     return Definition(name=shown, problems=tuple(problems), **fields)
+
+
+def _is_url(text: str) -> bool:
+    """Tell whether a text is a URL of an endpoint, as far as that can be told without the engine."""
+    try:
+        port = urlsplit(text).port  # which may be too large
+    except ValueError:
+        return False
+    return _URL.fullmatch(text) is not None and port != 0
 
 
 def _secrets(value: Any, place: str) -> Iterator[str]:

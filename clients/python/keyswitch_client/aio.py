@@ -31,7 +31,7 @@ from keyswitch_client.requests import (
     models_request,
     validate_request,
 )
-from keyswitch_client.security import authorization
+from keyswitch_client.security import authorization, is_this_machine
 
 __all__ = ["AsyncClient", "AsyncStream"]
 
@@ -133,19 +133,20 @@ class AsyncClient:
         token: str | None = None,
         timeout: float | None = 600.0,
         retries: bool = True,
-        local: LocalMode | LocalOptions = "auto",
+        local: LocalMode | LocalOptions = "never",
     ) -> None:
         """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds.
 
         *tls* is what `tls_credentials` returns, None for none. *token* proves to the server who calls. *local* says
-        which calls are made from this process instead, as `keyswitch_client.locality` describes: those to local
-        endpoints (`auto`), none (`never`), or all (`always`). That needs the extra `keyswitch[local]`.
+        which calls are made from this process instead, as `keyswitch_client.locality` describes: none (`never`), those
+        to local endpoints (`auto`), or all (`always`). The last two need the extra `keyswitch[local]`, and are for
+        programs whose user is who asks: where others say which endpoint is called, they would reach this network.
 
         Raises:
             ValueError: the token would travel unencrypted to another machine, or is none.
         """
         self._metadata = authorization(token, target, tls=tls is not None)
-        options = channel_options(target, retries=retries, proxies=tls is not None or token is None)
+        options = channel_options(target, retries=retries, proxies=tls is not None or not is_this_machine(target))
         self._target = target
         self._timeout = timeout
         self._channel = (

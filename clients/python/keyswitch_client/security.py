@@ -8,7 +8,7 @@ import re
 
 import grpc
 
-__all__ = ["authorization", "is_local", "tls_credentials"]
+__all__ = ["authorization", "is_this_machine", "tls_credentials"]
 
 _TOKEN = re.compile(r"[!-+\--~]{1,7000}")
 """What metadata can hold: visible ASCII, and no comma, which would make two of one."""
@@ -45,7 +45,7 @@ def authorization(token: str | None, target: str, *, tls: bool) -> tuple[tuple[s
     """
     if token is None:
         return None
-    if not tls and not is_local(target):
+    if not tls and not is_this_machine(target):
         raise ValueError(
             "a token is sent over TLS, or to this machine, and nowhere else; give tls=tls_credentials(...)"
         )
@@ -54,7 +54,7 @@ def authorization(token: str | None, target: str, *, tls: bool) -> tuple[tuple[s
     return (("authorization", f"Bearer {token}"),)
 
 
-def is_local(target: str) -> bool:
+def is_this_machine(target: str) -> bool:
     """Tell whether a target is surely on this machine: a Unix socket, `localhost`, or a loopback address."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True

@@ -12,7 +12,17 @@ from keyswitch_client.locality import LocalMode
 from keyswitch_cli.command import Command, PrintingCommand
 from keyswitch_cli.connection import connect
 from keyswitch_cli.credentials import read_field
-from keyswitch_cli.endpoints import DIALECTS, NAME, Definition, change, definitions, key_name, path, selected
+from keyswitch_cli.endpoints import (
+    DIALECTS,
+    Definition,
+    change,
+    definitions,
+    kept,
+    path,
+    problems_of,
+    selected,
+    usable_name,
+)
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import local_option, server_option, timeout_option, warn_where_seen
 from keyswitch_cli.output import print_line, table
@@ -101,8 +111,8 @@ def _add(  # noqa: PLR0917 - click passes them by name
     replace: bool,
 ) -> None:
     """Add an endpoint; nothing is sent to it."""
-    if not NAME.fullmatch(name):
-        raise click.UsageError("NAME: 1 to 64 small letters, digits, dots, hyphens and underscores")
+    if not usable_name(name):
+        raise click.UsageError("NAME: 1 to 64 small letters, digits, dots, hyphens and underscores, and no key")
     before = definitions().get(name)
     if before is not None and not replace:
         raise click.UsageError("there is an endpoint of that name; --replace changes it")
@@ -110,15 +120,17 @@ def _add(  # noqa: PLR0917 - click passes them by name
     values = {field: value.strip() for field, value in given.items() if value is not None}
     if before is None and not (values.get("base_url") and values.get("model")):
         raise click.UsageError("--base-url and --model are needed")
+    old = {} if before is None else {"base_url": before.base_url, "model": before.model}
+    whole = old | values | {"auth": "none"}
+    if problems := problems_of(name, whole):  # nothing that looks like a key, say, gets into the file
+        raise click.UsageError("; ".join(problems))
     secret = _key(key, no_key=no_key)
-    base_url = values.get("base_url") or (before.base_url if before is not None else "")
-    kept = (store, key_name(name, base_url)) if secret else None
-    if kept is not None:
-        key_store(store).set(kept[1], secret)  # before the definition that would miss it
     values["auth"] = store if secret else "none"
+    if secret:
+        key_store(store).set(name, kept(whole["base_url"], secret))  # before the definition that would miss it
     change(name, values)
-    if before is not None and before.auth in STORES and (before.auth, key_name(name, before.base_url)) != kept:
-        key_store(before.auth).remove(key_name(name, before.base_url))
+    if before is not None and before.auth in STORES and before.auth != values["auth"]:
+        key_store(before.auth).remove(name)
     definition = definitions()[name]
     if definition.problems:
         print_line(f"warning: not selectable: {'; '.join(definition.problems)}", err=True)
@@ -130,7 +142,7 @@ def _remove(name: str) -> None:
     """Remove an endpoint and its key."""
     definition = _known(name)
     if definition.auth in STORES:
-        key_store(definition.auth).remove(key_name(name, definition.base_url))
+        key_store(definition.auth).remove(name)
     change(name, None)
 
 
