@@ -99,6 +99,7 @@ def endpoint_id(base_url: str, model: str) -> str:
 _SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _VERSION = re.compile(r"v\d+[a-z0-9]*")
 _LONGEST = 2048
+_PORTS = {"http": 80, "https": 443}
 
 
 def _base_url(url: str, form: _Form) -> str:
@@ -122,12 +123,14 @@ def _base_url(url: str, form: _Form) -> str:
     host = _host(parts.netloc.removesuffix(f":{port}") if port is not None else parts.netloc)
     whole = parts.path.rstrip("/")
     path = whole.removesuffix(form.path)
+    if path == whole and (other := next((name for name, form in _FORMS.items() if whole.endswith(form.path)), "")):
+        raise _invalid(f"its path is that of the dialect {other}, and another one was asked for")
     if not _SEGMENTS.fullmatch(path):
         raise _invalid("its path holds what no path of an endpoint does")
     versioned = path != whole or _VERSION.fullmatch(path.rpartition("/")[2]) is not None
     if not versioned and (form.always_versioned or not path):
         path += "/v1"
-    return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"
+    return f"{parts.scheme}://{host}{'' if port in (None, _PORTS[parts.scheme]) else f':{port}'}{path}"
 
 
 def _host(written: str) -> str:

@@ -1,8 +1,8 @@
 """The one way out: every byte to a provider leaves through here.
 
 What an address may be is checked on the final socket address, at the moment of connecting: a check of the name alone
-misses literals and names whose answer changes. Nothing is read from the environment, no redirect is followed, no cookie
-kept, and TLS is always verified.
+misses literals and names whose answer changes. No proxy is taken from the environment, no redirect is followed, no
+cookie kept, and TLS is always verified.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ __all__ = ["FOREIGN_ERRORS", "Answer", "BlockedAddressError", "Egress", "Timing"
 _READ_BUFFER = 64 * 1024
 _MAX_HEADER = 64 * 1024
 _DRAIN_SECONDS = 0.025
+_LOOK_UP_SECONDS, _LOOK_UP_TRIES = 2.0, 2
+"""How long a name server has, and how often it is asked."""
 
 
 class BlockedAddressError(OSError):
@@ -147,19 +149,30 @@ class _Connector(aiohttp.TCPConnector):
 class Egress:
     """The session that all calls share; an async context manager that owns its sockets."""
 
-    def __init__(self, policy: EgressPolicy) -> None:
-        """Prepare; sockets are opened in the context."""
+    def __init__(self, policy: EgressPolicy, *, system_names: bool = False) -> None:
+        """Prepare; sockets are opened in the context.
+
+        With *system_names* names are looked up as the system does it: with all of its ways, mDNS among them, but in few
+        threads, which no limit ends. That is for the calls of one user; where many call, names whose servers are silent
+        would hold up everybody's.
+        """
         self._policy = policy
+        self._system_names = system_names
+        self._resolver: aiohttp.abc.AbstractResolver | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the session."""
+        self._resolver = _resolver(system=self._system_names)
+        context = ssl.create_default_context()
+        context.keylog_filename = None  # type: ignore[assignment] # which SSLKEYLOGFILE sets, and which tells every key
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_note_connected)
         self._session = aiohttp.ClientSession(
             connector=_Connector(
                 limit=0,
-                ssl=ssl.create_default_context(),
+                ssl=context,
+                resolver=self._resolver,
                 socket_factory=self._socket,
                 ttl_dns_cache=30,
                 keepalive_timeout=30,
@@ -182,6 +195,9 @@ class Egress:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        if self._resolver is not None:
+            await self._resolver.close()
+            self._resolver = None
 
     @contextlib.asynccontextmanager
     async def request(
@@ -202,7 +218,7 @@ class Egress:
                 data=body or None,
                 headers={"User-Agent": "keyswitch", "Accept-Encoding": "identity", **headers},
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_limit),
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect_limit),
                 trace_request_ctx=timing,
             )
         except (aiohttp.ClientError, OSError) as error:
@@ -218,6 +234,13 @@ class Egress:
         if not self._policy.allows_address(str(sockaddr[0])):
             raise BlockedAddressError("address not allowed")
         return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def _resolver(*, system: bool) -> aiohttp.abc.AbstractResolver:
+    """Return what looks names up: the system, or its name servers in a way that can be given up."""
+    if system:
+        return aiohttp.ThreadedResolver()
+    return aiohttp.AsyncResolver(timeout=_LOOK_UP_SECONDS, tries=_LOOK_UP_TRIES)
 
 
 class Timing:

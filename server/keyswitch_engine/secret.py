@@ -82,6 +82,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\u061c\u180e\u200b-\u200f\u20
 _REDACTED: Final = "[redacted]"
 _SHORT: Final = 12
 """Characters of a secret that give it away, wherever in it they stand."""
+_LONGEST: Final = 8192
+"""Characters of a text beside an answer that are worth their time: quoting is undone character by character."""
 
 
 def scrub(text: str, secrets: tuple[Secret, ...] = (), limit: int = 300) -> str:
@@ -108,11 +110,12 @@ def label(text: str, secrets: tuple[Secret, ...], limit: int) -> str:
 
 
 def quotes(text: str, secrets: tuple[Secret, ...]) -> bool:
-    """Tell whether text of an answer that is none of the model's own words quotes one of *secrets*.
+    """Tell whether text of an answer that is none of the model's own words quotes one of *secrets*, or may.
 
-    Secrets of fewer than twelve characters are stand-ins that no provider checks, and would be found in any word.
+    What is too long to be an id or a count is not looked into. Secrets of fewer than twelve characters are stand-ins
+    that no provider checks, and would be found in any word.
     """
-    return _has(text, secrets, least=_SHORT)
+    return len(text) > _LONGEST or _has(text, secrets, least=_SHORT)
 
 
 def without_keys(text: str) -> str:

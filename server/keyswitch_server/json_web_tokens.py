@@ -58,13 +58,15 @@ def read_key_set(path: pathlib.Path, algorithms: tuple[str, ...]) -> KeySet:
     found: dict[str, _Key] = {}
     for number, row in enumerate(rows):
         where = f"jwt.keys: {path}: keys[{number}]"
-        if not isinstance(row, dict) or not isinstance(row.get("kid"), str):
-            raise UnusableFileError(f"{where}: expected an object with a 'kid', which tokens name their key by")
+        if not isinstance(row, dict):
+            raise UnusableFileError(f"{where}: expected an object")
         if row.get("kty") == "oct" or "d" in row:
             raise UnusableFileError(f"{where}: this is a secret; public keys alone belong here")
         suited = [name for name in _suited(row) if name in algorithms and row.get("alg", name) == name]
-        if not suited or row.get("use", "sig") != "sig":
+        if not suited or row.get("use", "sig") != "sig" or "verify" not in row.get("key_ops", ("verify",)):
             continue
+        if not isinstance(row.get("kid"), str):
+            raise UnusableFileError(f"{where}: it has no 'kid', which tokens name their key by")
         if row["kid"] in found:
             raise UnusableFileError(f"{where}: another key has the same 'kid'")
         try:

@@ -68,6 +68,8 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
         log.warning(
             "egress_opened", problem="callers can reach loopback addresses, or hosts without TLS or local names"
         )
+    if settings.lacks:
+        log.warning("insecure_listen", problem=settings.lacks)
     async with Egress(policy) as egress:
         server = grpc.aio.server(interceptors=[guard], options=_options(settings))
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(

@@ -300,6 +300,8 @@ class Settings(BaseSettings):
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         if self.tls_callers and self.tls_client_ca is None:
             raise ValueError("tls_callers needs tls_client_ca")
+        if self.jwt is not None and self.jwt.caller_prefix and not is_name(self.jwt.caller_prefix):
+            raise ValueError("jwt.caller_prefix: a caller's name is visible ASCII without '*' and '/'")
         if self.tls_client_ca is not None and not self.authenticates:
             raise ValueError("tls_client_ca: say with tls_callers whom certificates name, or set tokens or jwt")
         for setting, names in (("tls_callers", self.tls_callers.values()), ("caller_limits", self.caller_limits)):
@@ -312,8 +314,9 @@ class Settings(BaseSettings):
         """Whether callers have to prove who they are."""
         return bool(self.tokens or self.jwt or self.tls_callers)
 
-    @pydantic.model_validator(mode="after")
-    def _loopback_unless_told(self) -> Settings:
+    @property
+    def lacks(self) -> str:
+        """What the server has to have where it listens, and has not, in words; empty on a loopback address."""
         host = self.listen.rpartition(":")[0].strip("[]")
         try:
             loopback = ipaddress.ip_address(host).is_loopback
@@ -323,11 +326,12 @@ class Settings(BaseSettings):
         lacking += (
             [] if self.authenticates else ["authentication (tokens, jwt or tls_callers), so that everybody may call"]
         )
-        if lacking and not loopback and not self.insecure_listen:
-            raise ValueError(
-                f"listening on {host} lacks {'; and '.join(lacking)}. "
-                "Set that up, listen on a loopback address, or set insecure_listen to true"
-            )
+        return "" if loopback or not lacking else f"listening on {host} lacks {'; and '.join(lacking)}"
+
+    @pydantic.model_validator(mode="after")
+    def _loopback_unless_told(self) -> Settings:
+        if self.lacks and not self.insecure_listen:
+            raise ValueError(f"{self.lacks}. Set that up, listen on a loopback address, or set insecure_listen to true")
         return self
 
     def bounds(self) -> Bounds:

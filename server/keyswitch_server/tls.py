@@ -25,7 +25,7 @@ def read_certificates(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password="")  # none, instead of asking for it
-    except (ssl.SSLError, ValueError) as error:
+    except (OSError, ValueError) as error:  # OpenSSL's own are OSErrors
         mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
         problem = "the key is not this certificate's" if mismatch else "not PEM, or the key needs a password"
         raise UnusableFileError(f"tls_certificate, tls_key: {problem}") from None
@@ -38,7 +38,7 @@ def _authorities(client_ca: pathlib.Path) -> bytes:
     content = read_bytes("tls_client_ca", client_ca)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_verify_locations(cadata=content.decode("ascii"))
+        context.load_verify_locations(cadata=content.decode("ascii", "ignore"))  # comments may be in any language
     except (ssl.SSLError, ValueError):
         raise UnusableFileError(f"tls_client_ca: {client_ca} holds no certificates in PEM form") from None
     return content
@@ -70,10 +70,14 @@ def server_credentials(
 
 
 def identities(auth_context: Mapping[str, Iterable[bytes]]) -> frozenset[str]:
-    """Return what a verified certificate says of its holder: a SPIFFE id alone if it has one, else all of its names."""
+    """Return what a verified certificate says of its holder: a SPIFFE id alone if it has one, else all of its names.
+
+    What looks like a SPIFFE id elsewhere is none: it was not checked to be the only one.
+    """
     spiffe = auth_context.get("peer_spiffe_id")
     names = spiffe or (
         *auth_context.get("x509_subject_alternative_name", ()),
         *auth_context.get("x509_common_name", ()),
     )
-    return frozenset(name.decode("utf-8", "replace") for name in names)
+    told = frozenset(name.decode("utf-8", "replace") for name in names)
+    return told if spiffe else frozenset(name for name in told if not name.lower().startswith("spiffe:"))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 from keyswitch_engine.credential import ApiKey, AwsBearerToken, Credential, NoCredential
-from keyswitch_engine.custom_endpoint import CustomEndpoint, endpoint_id
-from keyswitch_engine.errors import DispatchError, Reason
+from keyswitch_engine.custom_endpoint import CustomEndpoint, endpoint_id, provider_at
+from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason
 from keyswitch_engine.registry import Registry, load
 from keyswitch_engine.route import Target
 from keyswitch_engine.routing import resolve
@@ -65,3 +65,23 @@ def test_ids_of_endpoints_tell_apart_what_only_reads_alike() -> None:
     assert endpoint_id("https://gw.example/v1", "m") == endpoint_id("https://gw.example/v1", "m")
     assert endpoint_id("https://gw.example/v1", "m") != endpoint_id("https://gw.example/v", "1m")
     assert endpoint_id("https://models.example/v1", "m") == "6aabf68f63c1e1be"
+
+
+def test_an_id_does_not_depend_on_how_a_url_is_written() -> None:
+    """Case, a final dot or slash, the port that goes without saying, and the dialect's own path make no other endpoint."""
+    forms = (
+        "https://h.example/v1",
+        "https://H.example./v1/",
+        "https://h.example:443",
+        "https://h.example/v1/chat/completions",
+    )
+    ids = {endpoint_id(provider_at(CustomEndpoint(form, "m", NoCredential())).base_url, "m") for form in forms}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses/"])
+def test_a_path_of_another_dialect_is_refused(path: str) -> None:
+    """It is not taken for a folder below which chat completions are."""
+    with pytest.raises(InvalidRequest) as raised:
+        provider_at(CustomEndpoint(f"https://h.example{path}", "m", NoCredential()))
+    assert "its path is that of the dialect" in raised.value.message

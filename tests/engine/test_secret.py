@@ -184,3 +184,9 @@ def test_a_label_is_short_plain_text() -> None:
 def test_a_short_key_does_not_tear_words_apart() -> None:
     """A key of one letter is replaced where it stands; no more of the text than that goes."""
     assert scrub("ok", (Secret("zz"),)) == "ok"
+
+
+def test_what_is_too_long_to_be_an_id_is_not_looked_into() -> None:
+    """Quoting is undone character by character, and an endpoint may send megabytes of it: it is left out unseen."""
+    assert quotes("%25" * 3000, (Secret(KEY),))
+    assert not quotes("%25" * 2000, (Secret(KEY),))

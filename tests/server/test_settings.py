@@ -168,3 +168,10 @@ def test_elsewhere_needs_no_flag_with_tls_and_authentication() -> None:
         load(None, listen="0.0.0.0:0", **tls)
     with pytest.raises(InvalidSettingsError, match=r"lacks TLS .*, so that keys travel unencrypted\. Set that up"):
         load(None, listen="0.0.0.0:0", tokens="t")
+
+
+@pytest.mark.parametrize("prefix", ["team/", "*", "ä"])
+def test_a_prefix_that_no_name_can_have_is_refused(prefix: str) -> None:
+    """Else every token would be refused, one by one."""
+    with pytest.raises(InvalidSettingsError, match="caller_prefix"):
+        load(jwt={"issuer": "i", "audience": "a", "keys": "k", "caller_prefix": prefix})

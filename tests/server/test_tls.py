@@ -13,7 +13,7 @@ from certificates import Authority, put
 from keyswitch_client import AsyncClient, CallerError, UnavailableError, tls_credentials
 from keyswitch_sandbox import Sandbox
 from keyswitch_server.live_file import UnusableFileError
-from keyswitch_server.tls import read_certificates
+from keyswitch_server.tls import identities, read_certificates
 from support import server_process
 
 STREAMS = 50
@@ -284,3 +284,21 @@ async def test_what_is_not_told_of_callers_is_not_asked(sandbox: Sandbox, tmp_pa
     async with server_process(tmp_path, env) as made.server, made.client() as client:
         await client.registry_info()
     assert "caller" not in made.log()
+
+
+def test_an_id_of_spiffe_counts_only_where_it_was_checked_to_be_one() -> None:
+    """A common name or another field that looks like one names nobody."""
+    spiffe = b"spiffe://prod/backend"
+    assert identities({"peer_spiffe_id": [spiffe], "x509_common_name": [b"x"]}) == {spiffe.decode()}
+    assert identities({"x509_common_name": [spiffe], "x509_subject_alternative_name": [b"job.example"]}) == {
+        "job.example"
+    }
+    assert identities({"x509_subject_alternative_name": [spiffe, b"SPIFFE://prod/other"]}) == set()
+
+
+def test_a_comment_among_authorities_may_be_in_any_language(tmp_path: pathlib.Path) -> None:
+    """Bundles name their authorities."""
+    authority = Authority()
+    pair = authority.issue()
+    files = [put(tmp_path / name, content) for name, content in zip(("cert", "key"), pair, strict=True)]
+    assert read_certificates(*files, put(tmp_path / "ca", "# Főtanúsítvány\n".encode() + authority.pem))

@@ -179,7 +179,7 @@ class LocalDispatch:
         """Return the way out under a policy, which all calls under it share."""
         egress = self._egresses.get(policy)
         if egress is None:
-            egress = self._egresses[policy] = Egress(policy)
+            egress = self._egresses[policy] = Egress(policy, system_names=True)
             await self._sessions.enter_async_context(egress)
         return egress
 
