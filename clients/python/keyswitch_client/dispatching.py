@@ -27,6 +27,7 @@ __all__ = ["AsyncDispatch", "Dispatch"]
 _UNARY: Final = ("Generate", "ExplainRoute", "Embed", "CountTokens", "ListProviderModels", "ValidateCredential")
 _NOBODY_THERE: Final = ("failed to connect", "DNS resolution failed")
 """Words of gRPC's for a server that was never reached; one that was may have begun the call."""
+_CLOSED: Final = "the client is closed"
 _MISSING: Final = "to dispatch it from this machine: pip install 'keyswitch[local]'"
 
 
@@ -39,13 +40,16 @@ class AsyncDispatch:
         self._options = options
         self._lock = asyncio.Lock()
         self._local: LocalDispatch | None = None
+        self._closed = False
         for name in _UNARY:
             setattr(self, name, functools.partial(self._unary, name))
 
     async def close(self) -> None:
-        """End what is done in this process."""
-        if self._local is not None:
-            await self._local.close()
+        """End what is done in this process, for good."""
+        async with self._lock:
+            self._closed = True
+            if self._local is not None:
+                await self._local.close()
 
     async def _unary(self, name: str, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:  # noqa: ASYNC109 - as stubs have it
         """Make a unary call."""
@@ -75,8 +79,14 @@ class AsyncDispatch:
         return _AsyncStream(call, here)
 
     async def _here(self, at: Place = Place.HERE) -> LocalDispatch:
-        """Return what makes calls in this process."""
+        """Return what makes calls in this process.
+
+        Raises:
+            ValueError: the client is closed; gRPC's channels say so in the same way.
+        """
         async with self._lock:
+            if self._closed:
+                raise ValueError(_CLOSED)
             if self._local is None:
                 self._local = await _opened(self._options)
         if at is Place.NOWHERE:
@@ -144,14 +154,17 @@ class Dispatch:
         self._thread = LoopThread()
         self._lock = threading.Lock()
         self._local: LocalDispatch | None = None
+        self._closed = False
         for name in _UNARY:
             setattr(self, name, functools.partial(self._unary, name))
 
     def close(self) -> None:
-        """End what is done in this process, and the thread that does it."""
-        if self._local is not None:
-            self._thread.run(self._local.close())
-        self._thread.close()
+        """End what is done in this process, and the thread that does it, for good."""
+        with self._lock:
+            if self._local is not None and not self._closed:
+                self._thread.run(self._local.close())
+            self._closed = True
+            self._thread.close()
 
     def _unary(self, name: str, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:
         """Make a unary call."""
@@ -185,8 +198,14 @@ class Dispatch:
         return _Stream(call, here)
 
     def _here(self, at: Place = Place.HERE) -> LocalDispatch:
-        """Return what makes calls in this process."""
+        """Return what makes calls in this process.
+
+        Raises:
+            ValueError: the client is closed; gRPC's channels say so in the same way.
+        """
         with self._lock:
+            if self._closed:
+                raise ValueError(_CLOSED)
             if self._local is None:
                 self._local = self._thread.run(_opened(self._options))
         if at is Place.NOWHERE:
