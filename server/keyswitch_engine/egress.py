@@ -147,9 +147,13 @@ class _Connector(aiohttp.TCPConnector):
 class Egress:
     """The session that all calls share; an async context manager that owns its sockets."""
 
-    def __init__(self, policy: EgressPolicy) -> None:
-        """Prepare; sockets are opened in the context."""
+    def __init__(self, policy: EgressPolicy, tls: ssl.SSLContext | None = None) -> None:
+        """Prepare; sockets are opened in the context.
+
+        *tls* is shared by those who have it in common, as it holds all the system's authorities; the default is new.
+        """
         self._policy = policy
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -159,7 +163,7 @@ class Egress:
         self._session = aiohttp.ClientSession(
             connector=_Connector(
                 limit=0,
-                ssl=ssl.create_default_context(),
+                ssl=self._tls or ssl.create_default_context(),
                 socket_factory=self._socket,
                 ttl_dns_cache=30,
                 keepalive_timeout=30,

@@ -422,7 +422,7 @@ async def test_a_local_call_keeps_its_deadline(model_server: Sandbox) -> None:
 
 
 async def test_without_the_engine_it_says_what_to_install(tmp_path: pathlib.Path) -> None:
-    """A local endpoint, and a server's BLOCKED_ENDPOINT, name the extra; a server that is not there stays that."""
+    """A local endpoint, and a server's BLOCKED_ENDPOINT, name the extra; no other failure is about it."""
     code = """
 import sys
 sys.modules["aiohttp"] = sys.modules["yarl"] = None
@@ -431,9 +431,10 @@ for address, asked in (
     ("127.0.0.1:1", {"endpoint": Endpoint("http://127.0.0.1:9", "m")}),
     (sys.argv[1], {"model": "ollama/llama3"}),
     ("127.0.0.1:1", {"model": "ollama/llama3"}),
+    ("127.0.0.1:1", {"endpoint": Endpoint("http://127.0.0.1:9", "m"), "fallbacks": ["openai/gpt-4o"]}),
 ):
     try:
-        Client(address).generate(messages="hi", **asked)
+        Client(address, local="auto").generate(messages="hi", **asked)
     except KeyswitchError as error:
         print(type(error).__name__, error.reason or error.code.name, "keyswitch[local]" in str(error) + error.hint)
 """
@@ -446,6 +447,7 @@ for address, asked in (
         "UnsupportedError UNIMPLEMENTED True",
         "InvalidRequestError BLOCKED_ENDPOINT True",
         "UnavailableError UNAVAILABLE False",
+        "InvalidRequestError INVALID_REQUEST False",
     ]
 
 
@@ -471,10 +473,29 @@ async def test_a_bug_ends_a_local_call_as_one_of_the_servers_does(
     assert "canary" not in caplog.text
 
 
-async def test_rows_that_are_invalid_are_told_of_when_they_are_needed(tmp_path: pathlib.Path) -> None:
-    """A file of the user's own that does not load fails the call that needs it, and names the file."""
+async def test_rows_that_are_invalid_are_told_of_where_they_are_needed(
+    tmp_path: pathlib.Path, model_server: Sandbox
+) -> None:
+    """A file of the user's own that does not load is a hint beside the server's error, and no endpoint's business."""
     (tmp_path / "mine.toml").write_text("schema = 1\nid = 7\n")
-    async with AsyncClient(NOBODY, local=LocalOptions(providers=(tmp_path,))) as client:
-        with pytest.raises(KeyswitchError, match=r"mine\.toml") as raised:
-            await client.generate(endpoint=Endpoint("http://127.0.0.1:9", "m"), messages="hi")
-    assert raised.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    broken = LocalOptions(mode="auto", providers=(tmp_path,))
+    endpoint = Endpoint(model_server.url, "sandbox/echo")
+    asked: dict[str, Any] = {"model": "openai/gpt-4o", "credentials": {"openai": "k"}, "messages": "hi"}
+
+    def sync() -> UnavailableError:
+        with Client(NOBODY, local=broken, retries=False) as client, pytest.raises(UnavailableError) as raised:
+            client.generate(**asked)
+        return raised.value
+
+    async with AsyncClient(NOBODY, local=broken, retries=False) as client:
+        assert (await client.generate(endpoint=endpoint, messages="hi")).text == "hi"
+        with pytest.raises(UnavailableError) as raised:
+            await client.generate(**asked)
+    for error in (raised.value, await asyncio.to_thread(sync)):
+        assert (error.code, "mine.toml" in error.hint) == (grpc.StatusCode.UNAVAILABLE, True)
+    async with AsyncClient(NOBODY, local=LocalOptions(mode="always", providers=(tmp_path,))) as client:
+        assert (await client.generate(endpoint=endpoint, messages="hi")).text == "hi"
+        for call in (client.generate(**asked), client.provider_models("ollama")):
+            with pytest.raises(KeyswitchError, match=r"mine\.toml") as refused:
+                await call
+            assert refused.value.code is grpc.StatusCode.FAILED_PRECONDITION

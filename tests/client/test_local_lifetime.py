@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
+import grpc
 import pytest
+from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch_client import AsyncClient, Client, Endpoint, KeyswitchError
+from keyswitch_client.locality import LocalMode
 from keyswitch_client.loop_thread import LoopThread
 from keyswitch_sandbox import Sandbox
 
@@ -112,3 +118,65 @@ async def test_a_thread_that_is_closed_ends_what_runs_on_it() -> None:
         thread.run(work())
     thread.close()
     assert threads() == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"), [("auto", grpc.StatusCode.UNAVAILABLE), ("always", grpc.StatusCode.DEADLINE_EXCEEDED)]
+)
+async def test_a_look_up_takes_no_longer_than_its_call(
+    monkeypatch: pytest.MonkeyPatch, mode: LocalMode, code: grpc.StatusCode
+) -> None:
+    """With a resolver that hangs, a call ends in its own time: as the server's error, or as out of time."""
+    go_on, asked = threading.Event(), threading.Event()
+
+    def look_up(*_: Any, **__: Any) -> list[Any]:
+        asked.set()
+        go_on.wait(20)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    endpoint = Endpoint("https://slow.example/v1", "m")
+
+    def sync() -> grpc.StatusCode:
+        client = Client(NOBODY, local=mode, retries=False)
+        try:
+            with pytest.raises(KeyswitchError) as raised:
+                client.generate(endpoint=endpoint, messages="hi", timeout=1)
+        finally:
+            go_on.set()
+            client.close()
+        return raised.value.code
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    before = time.monotonic()
+    async with AsyncClient(NOBODY, local=mode, retries=False) as client:
+        with pytest.raises(KeyswitchError) as raised:
+            await client.generate(endpoint=endpoint, messages="hi", timeout=1)
+    assert (raised.value.code, await asyncio.to_thread(sync), asked.is_set()) == (code, code, True)
+    assert time.monotonic() - before < 10
+
+
+def sessions() -> list[aiohttp.ClientSession]:
+    """Return the HTTP sessions that are open, of which every way out has one."""
+    return [thing for thing in gc.get_objects() if isinstance(thing, aiohttp.ClientSession) and not thing.closed]
+
+
+async def test_ways_out_are_bounded_and_none_is_closed_that_is_used(model_server: Sandbox) -> None:
+    """After 40 origins 16 sessions are open, on one TLS context, and a stream to the very first is still running."""
+    others = {id(session) for session in sessions()}
+    request = pb.GenerateRequest()
+    request.target.options_json = '{"sandbox": {"tokens": 10000, "interval_ms": 20}}'
+    async with AsyncClient(NOBODY, local="auto") as client:
+        async with client.stream(**echo(model_server), request=request) as stream:
+            deltas = stream.text_deltas()
+            await anext(deltas)
+            for port in range(1, 41):  # nobody listens there
+                with pytest.raises(KeyswitchError, match="cannot be reached"):
+                    await client.generate(
+                        endpoint=Endpoint(f"http://127.0.0.1:{port}", "m"), messages="hi", max_attempts=1
+                    )
+            kept = [session for session in sessions() if id(session) not in others]
+            assert (len(kept), len({id(session.connector._ssl) for session in kept})) == (16, 1)  # type: ignore[union-attr] # they are open
+            assert [entry.state for entry in model_server.journal] == ["open"]
+            assert await anext(deltas)
+        assert (await client.generate(**echo(model_server))).text == "hi"
+    assert [session for session in kept if not session.closed] == []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from keyswitch.v1 import error_pb2
 
-from keyswitch_client.errors import KeyswitchError, UnsupportedError, from_status
+from keyswitch_client.errors import KeyswitchError, UnsupportedError, from_status, mixed
 from keyswitch_client.locality import LocalOptions, Place, place
 from keyswitch_client.loop_thread import LoopThread
 
@@ -59,7 +59,7 @@ class AsyncDispatch:
             try:
                 return await getattr(self._stub, name)(request, timeout=timeout, metadata=metadata)
             except grpc.aio.AioRpcError as error:
-                await self._check_taken(request, error)
+                await self._check_taken(request, error, due)
         local = await self._here(at)
         return await getattr(local, name)(request, timeout=_left(due))
 
@@ -73,7 +73,7 @@ class AsyncDispatch:
 
         async def here(error: grpc.aio.AioRpcError | None) -> Any:
             if error is not None:
-                await self._check_taken(request, error)
+                await self._check_taken(request, error, due)
             return (await self._here(at)).StreamGenerate(request, timeout=_left(due))
 
         return _AsyncStream(call, here)
@@ -82,27 +82,28 @@ class AsyncDispatch:
         """Return what makes calls in this process.
 
         Raises:
+            InvalidRequestError: no single place can.
             ValueError: the client is closed; gRPC's channels say so in the same way.
         """
+        if at is Place.NOWHERE:
+            raise mixed()
         async with self._lock:
             if self._closed:
                 raise ValueError(_CLOSED)
             if self._local is None:
                 self._local = await _opened(self._options)
-        if at is Place.NOWHERE:
-            raise self._local.mixed()
-        return self._local
+            return self._local
 
-    async def _check_taken(self, request: Any, error: grpc.aio.AioRpcError) -> None:
+    async def _check_taken(self, request: Any, error: grpc.aio.AioRpcError, due: float | None) -> None:
         """Raise the *error* of a server's again, unless the call is made here for it."""
         why = _left_to_client(error, self._options)
         if not why:
             raise error
         try:
-            local = await self._here()
-        except UnsupportedError:
-            raise _hinted(error) from None
-        if not await local.takes(request):
+            taken = await (await self._here()).takes(request, _left(due))
+        except (UnsupportedError, grpc.aio.AioRpcError) as problem:
+            raise _hinted(error, problem) from None
+        if not taken:
             raise error
         _notify(self._options, why)
 
@@ -174,7 +175,7 @@ class Dispatch:
             try:
                 return getattr(self._stub, name)(request, timeout=timeout, metadata=metadata)
             except grpc.RpcError as error:
-                self._check_taken(request, error)
+                self._check_taken(request, error, due)
         return self._thread.run(getattr(self._here(at), name)(request, timeout=_left(due)))
 
     def StreamGenerate(self, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:
@@ -187,7 +188,7 @@ class Dispatch:
 
         def here(error: Any) -> Any:
             if error is not None:
-                self._check_taken(request, error)
+                self._check_taken(request, error, due)
             local = self._here(at)
 
             async def begin() -> Any:
@@ -201,27 +202,28 @@ class Dispatch:
         """Return what makes calls in this process.
 
         Raises:
+            InvalidRequestError: no single place can.
             ValueError: the client is closed; gRPC's channels say so in the same way.
         """
+        if at is Place.NOWHERE:
+            raise mixed()
         with self._lock:
             if self._closed:
                 raise ValueError(_CLOSED)
             if self._local is None:
                 self._local = self._thread.run(_opened(self._options))
-        if at is Place.NOWHERE:
-            raise self._local.mixed()
-        return self._local
+            return self._local
 
-    def _check_taken(self, request: Any, error: Any) -> None:
+    def _check_taken(self, request: Any, error: Any, due: float | None) -> None:
         """Raise the *error* of a server's again, unless the call is made here for it."""
         why = _left_to_client(error, self._options)
         if not why:
             raise error
         try:
-            local = self._here()
-        except UnsupportedError:
-            raise _hinted(error) from None
-        if not self._thread.run(local.takes(request)):
+            taken = self._thread.run(self._here().takes(request, _left(due)))
+        except (UnsupportedError, grpc.RpcError) as problem:
+            raise _hinted(error, problem) from None
+        if not taken:
             raise error
         _notify(self._options, why)
 
@@ -311,12 +313,13 @@ def _translated(error: Any) -> KeyswitchError:
     return from_status(error.code(), error.details(), error.trailing_metadata())
 
 
-def _hinted(error: Any) -> Any:
-    """Return the error of a server's with what would help, where it is about local endpoints at all."""
+def _hinted(error: Any, problem: Any) -> KeyswitchError:
+    """Return the error of a server's with the *problem* that kept the call from being made here, if that matters."""
     translated = _translated(error)
-    if translated.reason != "BLOCKED_ENDPOINT":
-        return error
-    translated.hint = _MISSING
+    if not isinstance(problem, UnsupportedError):
+        translated.hint = problem.details() or ""
+    elif translated.reason == "BLOCKED_ENDPOINT":
+        translated.hint = _MISSING
     return translated
 
 
