@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import pathlib
 import re
 import socket
@@ -23,6 +24,7 @@ from keyswitch_client import (
     KeyswitchError,
     LocalOptions,
     UnavailableError,
+    tls_credentials,
 )
 from keyswitch_client.local import LocalDispatch
 from keyswitch_client.requests import GenerateArguments, build
@@ -240,7 +242,10 @@ async def test_a_server_refuses_what_its_client_would_do(tmp_path: pathlib.Path,
             with pytest.raises(InvalidRequestError) as raised:
                 await client.generate(messages="hi", **asked)  # type: ignore[arg-type] # either of two
             assert (raised.value.reason, raised.value.code) == ("BLOCKED_ENDPOINT", grpc.StatusCode.PERMISSION_DENIED)
-            assert "dispatched by your client" in raised.value.message
+            assert raised.value.message.endswith(
+                ". An endpoint of your own machine or network is dispatched by your client: the command keyswitch does "
+                "that by itself, and the library keyswitch_client with local='auto'"
+            )
         with pytest.raises(InvalidRequestError) as raised:
             await client.provider_models("ollama")
         assert raised.value.reason == "BLOCKED_ENDPOINT"
@@ -269,6 +274,36 @@ async def test_what_a_server_leaves_to_its_client_is_made_here(
 
         assert await asyncio.to_thread(sync) == "hi"
     assert len(list(model_server.journal)) == len(told) == 3
+
+
+@pytest.mark.parametrize("target", [NOBODY, "unix:///nowhere/keyswitch.sock", "keyswitch.invalid:50551"])
+async def test_where_nobody_listens_a_local_call_is_made_here_and_logged(
+    rows: LocalOptions, caplog: pytest.LogCaptureFixture, target: str
+) -> None:
+    """A refused connection, a socket that is not there and a name without an address are nobody; the log tells of it."""
+    options = LocalOptions(mode="auto", providers=rows.providers)
+
+    def sync() -> str:
+        with Client(target, local=options, retries=False) as client:
+            return client.generate(model="ollama/llama3", messages="hi").text
+
+    async with AsyncClient(target, local=options, retries=False) as client:
+        assert (await client.generate(model="ollama/llama3", messages="hi")).text == "hi"
+    assert await asyncio.to_thread(sync) == "hi"
+    line = ("keyswitch_client", logging.WARNING, "no server is there; dispatched from this machine")
+    assert [told for told in caplog.record_tuples if told[0] == "keyswitch_client"] == [line] * 2
+
+
+async def test_a_server_that_cannot_prove_itself_is_there(
+    server: ServerProcess, rows: LocalOptions, model_server: Sandbox
+) -> None:
+    """A handshake of TLS that fails is UNAVAILABLE, and moves no call to this machine."""
+    told: list[str] = []
+    options = LocalOptions(mode="auto", providers=rows.providers, notify=told.append)
+    async with AsyncClient(server.address, tls=tls_credentials(), local=options, retries=False) as client:
+        with pytest.raises(UnavailableError, match="handshake failed"):
+            await client.generate(model="ollama/llama3", messages="hi")
+    assert (told, list(model_server.journal)) == ([], [])
 
 
 async def test_what_a_server_serves_is_never_made_here(
@@ -349,6 +384,7 @@ async def test_metadata_addresses_are_refused_here_too() -> None:
             with pytest.raises(InvalidRequestError) as raised:
                 await client.generate(endpoint=Endpoint("http://169.254.169.254/v1", "m"), messages="hi")
             assert raised.value.reason == "BLOCKED_ENDPOINT"
+            assert raised.value.message.endswith("from here: its address is not public")  # and not: ask your client
 
 
 async def test_always_reaches_public_addresses_and_the_named_origin_alone(model_server: Sandbox) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,8 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["AsyncDispatch", "Dispatch"]
 
 _UNARY: Final = ("Generate", "ExplainRoute", "Embed", "CountTokens", "ListProviderModels", "ValidateCredential")
-_NOBODY_THERE: Final = ("failed to connect", "DNS resolution failed")
-"""Words of gRPC's for a server that was never reached; one that was may have begun the call."""
+_NOBODY_THERE: Final = (
+    "Connection refused", "actively refused", "No such file or directory", "DNS resolution failed", "lookup failed",
+)  # fmt: skip
+"""Words of gRPC's for an address where nobody listens, or a name without one.
+
+Whoever answered, be it to a handshake of TLS, is there: a certificate must not decide where a call is made.
+"""
+_LOG: Final = logging.getLogger("keyswitch_client")
 _CLOSED: Final = "the client is closed"
 _MISSING: Final = "to dispatch it from this machine: pip install 'keyswitch[local]'"
 
@@ -324,9 +331,8 @@ def _hinted(error: Any, problem: Any) -> KeyswitchError:
 
 
 def _notify(options: LocalOptions, why: str) -> None:
-    """Tell whoever wants to know that a call is made here."""
-    if options.notify is not None:
-        options.notify(f"{why}; dispatched from this machine")
+    """Tell whoever wants to know, or the log, that a call is made here."""
+    (options.notify or _LOG.warning)(f"{why}; dispatched from this machine")
 
 
 def _due(timeout: float | None) -> float | None:
