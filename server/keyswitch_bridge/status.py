@@ -93,10 +93,10 @@ class RpcFailure(msgspec.Struct, frozen=True):
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def rpc_failure(error: DispatchError) -> RpcFailure:
-    """Turn an error into the status that tells of it."""
-    code = CODES[error.reason]
-    message = error.message if len(error.message) <= _MAX_MESSAGE else error.message[: _MAX_MESSAGE - 1] + "…"
+def rpc_failure(error: DispatchError, advice: str = "") -> RpcFailure:
+    """Turn an error into the status that tells of it; *advice* goes behind its message."""
+    code, message = CODES[error.reason], error.message + advice
+    message = message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
     info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=_metadata(error))
     failure = _failure(error)
     details: list[Message] = [info, failure]

@@ -22,7 +22,7 @@ from keyswitch_engine.dialects.reading import bound
 from keyswitch_engine.egress_policy import EgressPolicy, blocked
 from keyswitch_engine.errors import DispatchError, LimitExceeded, ProtocolError, ProviderError, Reason, StreamTruncated
 
-__all__ = ["FOREIGN_ERRORS", "Answer", "BlockedAddressError", "Egress", "Timing", "translate"]
+__all__ = ["FOREIGN_ERRORS", "Answer", "BlockedAddressError", "Egress", "Timing", "tls_context", "translate"]
 
 _READ_BUFFER = 64 * 1024
 _MAX_HEADER = 64 * 1024
@@ -149,14 +149,17 @@ class _Connector(aiohttp.TCPConnector):
 class Egress:
     """The session that all calls share; an async context manager that owns its sockets."""
 
-    def __init__(self, policy: EgressPolicy, *, system_names: bool = False) -> None:
+    def __init__(self, policy: EgressPolicy, tls: ssl.SSLContext | None = None, *, system_names: bool = False) -> None:
         """Prepare; sockets are opened in the context.
+
+        *tls* is what `tls_context` returns, to be shared where there are several; its own by default.
 
         With *system_names* names are looked up as the system does it: with all of its ways, mDNS among them, but in few
         threads, which no limit ends. That is for the calls of one user; where many call, names whose servers are silent
         would hold up everybody's.
         """
         self._policy = policy
+        self._tls = tls
         self._system_names = system_names
         self._resolver: aiohttp.abc.AbstractResolver | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -164,14 +167,12 @@ class Egress:
     async def __aenter__(self) -> Self:
         """Open the session."""
         self._resolver = _resolver(system=self._system_names)
-        context = ssl.create_default_context()
-        context.keylog_filename = None  # type: ignore[assignment] # which SSLKEYLOGFILE sets, and which tells every key
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_note_connected)
         self._session = aiohttp.ClientSession(
             connector=_Connector(
                 limit=0,
-                ssl=context,
+                ssl=self._tls or tls_context(),
                 resolver=self._resolver,
                 socket_factory=self._socket,
                 ttl_dns_cache=30,
@@ -234,6 +235,13 @@ class Egress:
         if not self._policy.allows_address(str(sockaddr[0])):
             raise BlockedAddressError("address not allowed")
         return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return a context that verifies servers by the system's authorities, of which it holds all."""
+    context = ssl.create_default_context()
+    context.keylog_filename = None  # type: ignore[assignment] # which SSLKEYLOGFILE sets, and which tells every key
+    return context
 
 
 def _resolver(*, system: bool) -> aiohttp.abc.AbstractResolver:

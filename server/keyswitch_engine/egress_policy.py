@@ -120,11 +120,7 @@ class EgressPolicy(msgspec.Struct, frozen=True):
 
 def blocked(why: str) -> DispatchError:
     """Return the refusal of an endpoint that is well-formed; *why* never quotes it."""
-    return DispatchError(
-        Reason.BLOCKED_ENDPOINT,
-        f"this endpoint may not be called from here: {why}. An endpoint of your own machine or network is dispatched "
-        "by your client: the command keyswitch and the library keyswitch_client do that by themselves",
-    )
+    return DispatchError(Reason.BLOCKED_ENDPOINT, f"this endpoint may not be called from here: {why}")
 
 
 def canonical_host(written: str) -> str:

@@ -26,6 +26,11 @@ R = TypeVar("R")
 
 _LAST_WORDS_SECONDS = 5.0
 """How long a status may take to be sent; a caller that does not read would hold it back for ever."""
+_BY_CLIENT = (
+    ". An endpoint of your own machine or network is dispatched by your client: the command keyswitch does that by "
+    "itself, and the library keyswitch_client with local='auto'"
+)
+"""What people can do who meant their own machine; only a server has clients that could."""
 _NEGOTIATED = "/keyswitch.v1."
 _FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
 """Tells which clients the server understands, and so has to be understood itself."""
@@ -159,7 +164,7 @@ class Guard(grpc.aio.ServerInterceptor):
                         self._check_client(method, context)
                     return await behaviour(await receive(context), context)
             except DispatchError as error:
-                await _abort(context, rpc_failure(error))
+                await _abort(context, rpc_failure(error, _BY_CLIENT if error.reason is Reason.BLOCKED_ENDPOINT else ""))
             except grpc.aio.AbortError:
                 raise
             except asyncio.CancelledError as error:

@@ -98,10 +98,20 @@ async def test_the_server_is_named_before_or_after_the_command(server: ServerPro
 
 
 async def test_standard_input_gives_one_thing(server: ServerProcess) -> None:
-    """A key and a prompt cannot both come from standard input, whichever way it is named; closed, it gives none."""
-    for arguments in ((), ("-",), ("-f", "-")):
-        code, _, err = await run("generate", *arguments, "--api-key", "sandbox=-", server=server, stdin="k")
-        assert (code, "standard input gives a key already" in err) == (2, True)
+    """A second thing from standard input is refused by the names of both, and what was read goes nowhere."""
+    named = ("--base-url", "http://127.0.0.1:9", "-m", "m")
+    for before, arguments, first, second in (
+        ((), ("--api-key", "sandbox=-"), "the prompt", "--api-key (number 1)"),
+        ((), ("-", "--api-key", "sandbox= - "), "the prompt", "--api-key (number 1)"),
+        ((), ("-f", "-", "--credential", "sandbox.key=-"), "the prompt", "--credential (number 1)"),
+        ((), (*named, "--endpoint-key", " - "), "the prompt", "--endpoint-key"),
+        (("--token", "-"), ("-m", "sandbox/echo"), "the prompt", "--token"),
+        (("--token", "-"), ("hi", "--api-key", "sandbox=-"), "--api-key (number 1)", "--token"),
+        ((), ("hi", "--api-key", "sandbox=-", "--api-key", "openai=-"), "--api-key (number 1)", "--api-key (number 2)"),
+    ):
+        code, out, err = await run(*before, "generate", *arguments, server=server, stdin="k-of-stdin")
+        assert (code, out) == (2, "")
+        assert err.splitlines()[0] == f"error: {second}: standard input gives {first} already, and one thing only"
     code, _, err = await run("generate", "hi", "-f", "-", *ECHO, server=server, stdin="hi")
     assert (code, "not both" in err) == (2, True)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import pathlib
 import re
 import socket
@@ -23,6 +24,7 @@ from keyswitch_client import (
     KeyswitchError,
     LocalOptions,
     UnavailableError,
+    tls_credentials,
 )
 from keyswitch_client.local import LocalDispatch
 from keyswitch_client.requests import GenerateArguments, build
@@ -240,7 +242,10 @@ async def test_a_server_refuses_what_its_client_would_do(tmp_path: pathlib.Path,
             with pytest.raises(InvalidRequestError) as raised:
                 await client.generate(messages="hi", **asked)  # type: ignore[arg-type] # either of two
             assert (raised.value.reason, raised.value.code) == ("BLOCKED_ENDPOINT", grpc.StatusCode.PERMISSION_DENIED)
-            assert "dispatched by your client" in raised.value.message
+            assert raised.value.message.endswith(
+                ". An endpoint of your own machine or network is dispatched by your client: the command keyswitch does "
+                "that by itself, and the library keyswitch_client with local='auto'"
+            )
         with pytest.raises(InvalidRequestError) as raised:
             await client.provider_models("ollama")
         assert raised.value.reason == "BLOCKED_ENDPOINT"
@@ -269,6 +274,36 @@ async def test_what_a_server_leaves_to_its_client_is_made_here(
 
         assert await asyncio.to_thread(sync) == "hi"
     assert len(list(model_server.journal)) == len(told) == 3
+
+
+@pytest.mark.parametrize("target", [NOBODY, "unix:///nowhere/keyswitch.sock", "keyswitch.invalid:50551"])
+async def test_where_nobody_listens_a_local_call_is_made_here_and_logged(
+    rows: LocalOptions, caplog: pytest.LogCaptureFixture, target: str
+) -> None:
+    """A refused connection, a socket that is not there and a name without an address are nobody; the log tells of it."""
+    options = LocalOptions(mode="auto", providers=rows.providers)
+
+    def sync() -> str:
+        with Client(target, local=options, retries=False) as client:
+            return client.generate(model="ollama/llama3", messages="hi").text
+
+    async with AsyncClient(target, local=options, retries=False) as client:
+        assert (await client.generate(model="ollama/llama3", messages="hi")).text == "hi"
+    assert await asyncio.to_thread(sync) == "hi"
+    line = ("keyswitch_client", logging.WARNING, "no server is there; dispatched from this machine")
+    assert [told for told in caplog.record_tuples if told[0] == "keyswitch_client"] == [line] * 2
+
+
+async def test_a_server_that_cannot_prove_itself_is_there(
+    server: ServerProcess, rows: LocalOptions, model_server: Sandbox
+) -> None:
+    """A handshake of TLS that fails is UNAVAILABLE, and moves no call to this machine."""
+    told: list[str] = []
+    options = LocalOptions(mode="auto", providers=rows.providers, notify=told.append)
+    async with AsyncClient(server.address, tls=tls_credentials(), local=options, retries=False) as client:
+        with pytest.raises(UnavailableError, match="handshake failed"):
+            await client.generate(model="ollama/llama3", messages="hi")
+    assert (told, list(model_server.journal)) == ([], [])
 
 
 async def test_what_a_server_serves_is_never_made_here(
@@ -349,6 +384,7 @@ async def test_metadata_addresses_are_refused_here_too() -> None:
             with pytest.raises(InvalidRequestError) as raised:
                 await client.generate(endpoint=Endpoint("http://169.254.169.254/v1", "m"), messages="hi")
             assert raised.value.reason == "BLOCKED_ENDPOINT"
+            assert raised.value.message.endswith("from here: its address is not public")  # and not: ask your client
 
 
 async def test_always_reaches_public_addresses_and_the_named_origin_alone(model_server: Sandbox) -> None:
@@ -422,7 +458,7 @@ async def test_a_local_call_keeps_its_deadline(model_server: Sandbox) -> None:
 
 
 async def test_without_the_engine_it_says_what_to_install(tmp_path: pathlib.Path) -> None:
-    """A local endpoint, and a server's BLOCKED_ENDPOINT, name the extra; a server that is not there stays that."""
+    """A local endpoint, and a server's BLOCKED_ENDPOINT, name the extra; no other failure is about it."""
     code = """
 import sys
 sys.modules["aiohttp"] = sys.modules["yarl"] = None
@@ -431,6 +467,7 @@ for address, asked in (
     ("127.0.0.1:1", {"endpoint": Endpoint("http://127.0.0.1:9", "m")}),
     (sys.argv[1], {"model": "ollama/llama3"}),
     ("127.0.0.1:1", {"model": "ollama/llama3"}),
+    ("127.0.0.1:1", {"endpoint": Endpoint("http://127.0.0.1:9", "m"), "fallbacks": ["openai/gpt-4o"]}),
 ):
     try:
         Client(address, local="auto").generate(messages="hi", **asked)
@@ -446,6 +483,7 @@ for address, asked in (
         "UnsupportedError UNIMPLEMENTED True",
         "InvalidRequestError BLOCKED_ENDPOINT True",
         "UnavailableError UNAVAILABLE False",
+        "InvalidRequestError INVALID_REQUEST False",
     ]
 
 
@@ -471,10 +509,29 @@ async def test_a_bug_ends_a_local_call_as_one_of_the_servers_does(
     assert "canary" not in caplog.text
 
 
-async def test_rows_that_are_invalid_are_told_of_when_they_are_needed(tmp_path: pathlib.Path) -> None:
-    """A file of the user's own that does not load fails the call that needs it, and names the file."""
+async def test_rows_that_are_invalid_are_told_of_where_they_are_needed(
+    tmp_path: pathlib.Path, model_server: Sandbox
+) -> None:
+    """A file of the user's own that does not load is a hint beside the server's error, and no endpoint's business."""
     (tmp_path / "mine.toml").write_text("schema = 1\nid = 7\n")
-    async with AsyncClient(NOBODY, local=LocalOptions(providers=(tmp_path,))) as client:
-        with pytest.raises(KeyswitchError, match=r"mine\.toml") as raised:
-            await client.generate(endpoint=Endpoint("http://127.0.0.1:9", "m"), messages="hi")
-    assert raised.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    broken = LocalOptions(mode="auto", providers=(tmp_path,))
+    endpoint = Endpoint(model_server.url, "sandbox/echo")
+    asked: dict[str, Any] = {"model": "openai/gpt-4o", "credentials": {"openai": "k"}, "messages": "hi"}
+
+    def sync() -> UnavailableError:
+        with Client(NOBODY, local=broken, retries=False) as client, pytest.raises(UnavailableError) as raised:
+            client.generate(**asked)
+        return raised.value
+
+    async with AsyncClient(NOBODY, local=broken, retries=False) as client:
+        assert (await client.generate(endpoint=endpoint, messages="hi")).text == "hi"
+        with pytest.raises(UnavailableError) as raised:
+            await client.generate(**asked)
+    for error in (raised.value, await asyncio.to_thread(sync)):
+        assert (error.code, "mine.toml" in error.hint) == (grpc.StatusCode.UNAVAILABLE, True)
+    async with AsyncClient(NOBODY, local=LocalOptions(mode="always", providers=(tmp_path,))) as client:
+        assert (await client.generate(endpoint=endpoint, messages="hi")).text == "hi"
+        for call in (client.generate(**asked), client.provider_models("ollama")):
+            with pytest.raises(KeyswitchError, match=r"mine\.toml") as refused:
+                await call
+            assert refused.value.code is grpc.StatusCode.FAILED_PRECONDITION

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,7 +16,7 @@ from keyswitch.v1 import credential_pb2
 from keyswitch_cli.completion import complete_api_keys
 from keyswitch_cli.inputs import is_literal, read_value
 
-__all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "read_field", "uses_stdin"]
+__all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "read_field"]
 
 KINDS: tuple[Mapping[str, str], ...] = (
     {"key": "api_key.key", "organization": "api_key.organization", "project": "api_key.project"},
@@ -75,8 +75,6 @@ def parse(
         click.UsageError: an argument is malformed, a provider or field came twice, or a value cannot be read. The
             message names the option and its position, never the argument.
     """
-    if sum(map(_is_stdin, (*api_keys, *fields))) > 1:
-        raise click.UsageError("standard input can give one value only")
     found: dict[str, dict[str, str]] = {}
     for number, argument in enumerate(api_keys, 1):
         where = f"--api-key (number {number})"
@@ -96,15 +94,6 @@ def parse(
             raise click.UsageError(f"{where}: this field of this provider was given already")
         values[field] = read_field(field, value, where, warn)
     return {provider: _credential(values) for provider, values in found.items()}
-
-
-def uses_stdin(api_keys: Iterable[str], fields: Iterable[str]) -> bool:
-    """Tell whether a value comes from standard input."""
-    return any(map(_is_stdin, (*api_keys, *fields)))
-
-
-def _is_stdin(argument: str) -> bool:
-    return argument.partition("=")[2].strip() == "-"
 
 
 def _split(argument: str, where: str, form: str) -> tuple[str, str]:

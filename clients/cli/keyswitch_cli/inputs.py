@@ -10,6 +10,9 @@ import click
 
 __all__ = ["is_literal", "read_file", "read_stdin", "read_value"]
 
+_readers: list[str] = []
+"""What has read standard input, which this process has one of."""
+
 
 def read_file(path: str, where: str) -> str:
     """Return a file's text; *path* may begin with `~`.
@@ -29,8 +32,11 @@ def read_stdin(where: str) -> str:
     """Return all of standard input, nothing if it is closed.
 
     Raises:
-        click.UsageError: it is not UTF-8 text; the message names *where*.
+        click.UsageError: it is not UTF-8 text, or was read before, for another place; the message names *where*.
     """
+    if _readers:
+        raise click.UsageError(f"{where}: standard input gives {_readers[0]} already, and one thing only")
+    _readers.append(where)
     return "" if sys.stdin is None else _text(sys.stdin.buffer.read(), where)
 
 

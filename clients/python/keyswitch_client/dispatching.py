@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from keyswitch.v1 import error_pb2
 
-from keyswitch_client.errors import KeyswitchError, UnsupportedError, from_status
+from keyswitch_client.errors import KeyswitchError, UnsupportedError, from_status, mixed
 from keyswitch_client.locality import LocalOptions, Place, place
 from keyswitch_client.loop_thread import LoopThread
 
@@ -25,8 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["AsyncDispatch", "Dispatch"]
 
 _UNARY: Final = ("Generate", "ExplainRoute", "Embed", "CountTokens", "ListProviderModels", "ValidateCredential")
-_NOBODY_THERE: Final = ("failed to connect", "DNS resolution failed")
-"""Words of gRPC's for a server that was never reached; one that was may have begun the call."""
+_NOBODY_THERE: Final = (
+    "Connection refused", "actively refused", "No such file or directory", "DNS resolution failed", "lookup failed",
+)  # fmt: skip
+"""Words of gRPC's for an address where nobody listens, or a name without one.
+
+Whoever answered, be it to a handshake of TLS, is there: a certificate must not decide where a call is made.
+"""
+_LOG: Final = logging.getLogger("keyswitch_client")
+_CLOSED: Final = "the client is closed"
 _MISSING: Final = "to dispatch it from this machine: pip install 'keyswitch[local]'"
 
 
@@ -39,13 +47,16 @@ class AsyncDispatch:
         self._options = options
         self._lock = asyncio.Lock()
         self._local: LocalDispatch | None = None
+        self._closed = False
         for name in _UNARY:
             setattr(self, name, functools.partial(self._unary, name))
 
     async def close(self) -> None:
-        """End what is done in this process."""
-        if self._local is not None:
-            await self._local.close()
+        """End what is done in this process, for good."""
+        async with self._lock:
+            self._closed = True
+            if self._local is not None:
+                await self._local.close()
 
     async def _unary(self, name: str, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:  # noqa: ASYNC109 - as stubs have it
         """Make a unary call."""
@@ -55,7 +66,7 @@ class AsyncDispatch:
             try:
                 return await getattr(self._stub, name)(request, timeout=timeout, metadata=metadata)
             except grpc.aio.AioRpcError as error:
-                await self._check_taken(request, error)
+                await self._check_taken(request, error, due)
         local = await self._here(at)
         return await getattr(local, name)(request, timeout=_left(due))
 
@@ -69,30 +80,37 @@ class AsyncDispatch:
 
         async def here(error: grpc.aio.AioRpcError | None) -> Any:
             if error is not None:
-                await self._check_taken(request, error)
+                await self._check_taken(request, error, due)
             return (await self._here(at)).StreamGenerate(request, timeout=_left(due))
 
         return _AsyncStream(call, here)
 
     async def _here(self, at: Place = Place.HERE) -> LocalDispatch:
-        """Return what makes calls in this process."""
+        """Return what makes calls in this process.
+
+        Raises:
+            InvalidRequestError: no single place can.
+            ValueError: the client is closed; gRPC's channels say so in the same way.
+        """
+        if at is Place.NOWHERE:
+            raise mixed()
         async with self._lock:
+            if self._closed:
+                raise ValueError(_CLOSED)
             if self._local is None:
                 self._local = await _opened(self._options)
-        if at is Place.NOWHERE:
-            raise self._local.mixed()
-        return self._local
+            return self._local
 
-    async def _check_taken(self, request: Any, error: grpc.aio.AioRpcError) -> None:
+    async def _check_taken(self, request: Any, error: grpc.aio.AioRpcError, due: float | None) -> None:
         """Raise the *error* of a server's again, unless the call is made here for it."""
         why = _left_to_client(error, self._options)
         if not why:
             raise error
         try:
-            local = await self._here()
-        except UnsupportedError:
-            raise _hinted(error) from None
-        if not await local.takes(request):
+            taken = await (await self._here()).takes(request, _left(due))
+        except (UnsupportedError, grpc.aio.AioRpcError) as problem:
+            raise _hinted(error, problem) from None
+        if not taken:
             raise error
         _notify(self._options, why)
 
@@ -144,14 +162,17 @@ class Dispatch:
         self._thread = LoopThread()
         self._lock = threading.Lock()
         self._local: LocalDispatch | None = None
+        self._closed = False
         for name in _UNARY:
             setattr(self, name, functools.partial(self._unary, name))
 
     def close(self) -> None:
-        """End what is done in this process, and the thread that does it."""
-        if self._local is not None:
-            self._thread.run(self._local.close())
-        self._thread.close()
+        """End what is done in this process, and the thread that does it, for good."""
+        with self._lock:
+            if self._local is not None and not self._closed:
+                self._thread.run(self._local.close())
+            self._closed = True
+            self._thread.close()
 
     def _unary(self, name: str, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:
         """Make a unary call."""
@@ -161,7 +182,7 @@ class Dispatch:
             try:
                 return getattr(self._stub, name)(request, timeout=timeout, metadata=metadata)
             except grpc.RpcError as error:
-                self._check_taken(request, error)
+                self._check_taken(request, error, due)
         return self._thread.run(getattr(self._here(at), name)(request, timeout=_left(due)))
 
     def StreamGenerate(self, request: Any, timeout: float | None = None, metadata: Any = None) -> Any:
@@ -174,7 +195,7 @@ class Dispatch:
 
         def here(error: Any) -> Any:
             if error is not None:
-                self._check_taken(request, error)
+                self._check_taken(request, error, due)
             local = self._here(at)
 
             async def begin() -> Any:
@@ -185,24 +206,31 @@ class Dispatch:
         return _Stream(call, here)
 
     def _here(self, at: Place = Place.HERE) -> LocalDispatch:
-        """Return what makes calls in this process."""
+        """Return what makes calls in this process.
+
+        Raises:
+            InvalidRequestError: no single place can.
+            ValueError: the client is closed; gRPC's channels say so in the same way.
+        """
+        if at is Place.NOWHERE:
+            raise mixed()
         with self._lock:
+            if self._closed:
+                raise ValueError(_CLOSED)
             if self._local is None:
                 self._local = self._thread.run(_opened(self._options))
-        if at is Place.NOWHERE:
-            raise self._local.mixed()
-        return self._local
+            return self._local
 
-    def _check_taken(self, request: Any, error: Any) -> None:
+    def _check_taken(self, request: Any, error: Any, due: float | None) -> None:
         """Raise the *error* of a server's again, unless the call is made here for it."""
         why = _left_to_client(error, self._options)
         if not why:
             raise error
         try:
-            local = self._here()
-        except UnsupportedError:
-            raise _hinted(error) from None
-        if not self._thread.run(local.takes(request)):
+            taken = self._thread.run(self._here().takes(request, _left(due)))
+        except (UnsupportedError, grpc.RpcError) as problem:
+            raise _hinted(error, problem) from None
+        if not taken:
             raise error
         _notify(self._options, why)
 
@@ -292,19 +320,19 @@ def _translated(error: Any) -> KeyswitchError:
     return from_status(error.code(), error.details(), error.trailing_metadata())
 
 
-def _hinted(error: Any) -> Any:
-    """Return the error of a server's with what would help, where it is about local endpoints at all."""
+def _hinted(error: Any, problem: Any) -> KeyswitchError:
+    """Return the error of a server's with the *problem* that kept the call from being made here, if that matters."""
     translated = _translated(error)
-    if translated.reason != "BLOCKED_ENDPOINT":
-        return error
-    translated.hint = _MISSING
+    if not isinstance(problem, UnsupportedError):
+        translated.hint = problem.details() or ""
+    elif translated.reason == "BLOCKED_ENDPOINT":
+        translated.hint = _MISSING
     return translated
 
 
 def _notify(options: LocalOptions, why: str) -> None:
-    """Tell whoever wants to know that a call is made here."""
-    if options.notify is not None:
-        options.notify(f"{why}; dispatched from this machine")
+    """Tell whoever wants to know, or the log, that a call is made here."""
+    (options.notify or _LOG.warning)(f"{why}; dispatched from this machine")
 
 
 def _due(timeout: float | None) -> float | None:

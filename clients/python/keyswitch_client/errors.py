@@ -34,7 +34,7 @@ from keyswitch_client.enums import value_name
 __all__ = [
     "BY_REASON", "CallerError", "ContentRefusedError", "CredentialError", "DeadlineError", "InternalError",
     "InvalidRequestError", "KeyswitchError", "ProviderError", "RateLimitedError", "TruncatedError", "UnavailableError",
-    "UnsupportedError", "from_status", "incomplete",
+    "UnsupportedError", "from_status", "incomplete", "mixed",
 ]  # fmt: skip
 
 
@@ -220,6 +220,20 @@ def incomplete() -> TruncatedError:
     return TruncatedError(
         grpc.StatusCode.ABORTED, "the stream ended without saying that it was complete", failure, "STREAM_TRUNCATED"
     )
+
+
+def mixed() -> InvalidRequestError:
+    """Return the refusal of a request whose targets are local in part, which nobody else hears of."""
+    rule = (
+        "some targets are local, which this machine calls itself, and others are the server's; "
+        "send them one after another, or dispatch all from this machine (local='always')"
+    )
+    failure = error_pb2.DispatchFailure(
+        reason=error_pb2.ERROR_REASON_INVALID_REQUEST, origin=error_pb2.ERROR_ORIGIN_CALLER, field="fallbacks"
+    )
+    error = InvalidRequestError(grpc.StatusCode.INVALID_ARGUMENT, f"fallbacks: {rule}", failure, "INVALID_REQUEST")
+    error.violations = (("fallbacks", rule),)
+    return error
 
 
 def _details(metadata: Iterable[Any] | None) -> list[AnyMessage]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import grpc
@@ -25,9 +26,9 @@ from keyswitch_bridge.status import RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.cost import Prices, PriceTable
 from keyswitch_engine.crash import places
 from keyswitch_engine.dispatch import Dispatcher
-from keyswitch_engine.egress import Answer, Egress, Timing
+from keyswitch_engine.egress import Answer, Egress, Timing, tls_context
 from keyswitch_engine.egress_policy import EgressPolicy
-from keyswitch_engine.errors import DispatchError, InvalidRequest, Violation
+from keyswitch_engine.errors import DispatchError, LimitExceeded, Reason
 from keyswitch_engine.registry import Registry, RegistryError, load
 
 from keyswitch_client.locality import LocalOptions, are_private, is_local
@@ -35,38 +36,36 @@ from keyswitch_client.locality import LocalOptions, are_private, is_local
 __all__ = ["LocalDispatch", "LocalStream"]
 
 _BOUNDS = Bounds()
+_MAX_KEPT: Final = 16
+"""Ways out that are kept while no call uses them: few people call more model servers of their own at once."""
 _LOG = logging.getLogger("keyswitch_client")
 
 
 class LocalDispatch:
     """`DispatchService` in this process, with the methods of its asynchronous stub."""
 
-    def __init__(self, registry: Registry, options: LocalOptions) -> None:
-        """Decide by *registry*; sockets are opened when a call needs them."""
+    def __init__(self, registry: Registry, problem: str, options: LocalOptions) -> None:
+        """Decide by *registry*, which lacks rows if there is a *problem*; sockets are opened when a call needs them."""
         self._registry = registry
+        self._problem = problem
         self._always = options.mode == "always"
         self._prices = _prices()
-        self._sessions = contextlib.AsyncExitStack()
-        self._egresses: dict[EgressPolicy, Egress] = {}
-        self._calls: dict[frozenset[EgressPolicy], Calls] = {}
+        self._tls = tls_context()  # most of what a way out would cost
+        self._kept: dict[frozenset[EgressPolicy], _Kept] = {}
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @classmethod
     async def open(cls, options: LocalOptions) -> Self:
-        """Load this installation's rows.
-
-        Raises:
-            grpc.RpcError: one of the files in `LocalOptions.providers` is invalid.
-        """
+        """Load this installation's rows. A file of the user's own that is invalid fails the calls that need rows."""
+        problem = ""
         try:
             registry = await asyncio.to_thread(load, options.providers)
         except RegistryError as error:
-            raise grpc.aio.AioRpcError(
-                grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), grpc.aio.Metadata(), str(error)
-            ) from None
-        return cls(registry, options)
+            problem = str(error)
+            registry = await asyncio.to_thread(load)
+        return cls(registry, problem, options)
 
     async def close(self) -> None:
         """End the calls that are still running, and close every connection."""
@@ -75,23 +74,23 @@ class LocalDispatch:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._sessions.aclose()
+        while self._kept:
+            await self._kept.popitem()[1].sessions.aclose()
 
-    async def takes(self, request: DispatchRequest) -> bool:
-        """Tell whether everything that a request would call is local, as this installation's rows resolve it."""
+    async def takes(self, request: DispatchRequest, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as stubs have it
+        """Tell whether everything that a request would call is local, as this installation's rows resolve it.
+
+        What cannot be told within *timeout* seconds is not.
+
+        Raises:
+            grpc.RpcError: one of the files in `LocalOptions.providers` is invalid, and the request needs rows.
+        """
+        self._check_rows(request)
         try:
-            called = origins(self._registry, request)
-        except DispatchError:  # the server knows more rows, or says the same
+            async with asyncio.timeout(timeout):
+                return all([await _is_local(origin) for origin in origins(self._registry, request)])
+        except (DispatchError, TimeoutError):  # the server knows more rows, or says the same
             return False
-        return all([await _is_local(origin) for origin in called])
-
-    def mixed(self) -> grpc.aio.AioRpcError:
-        """Return the refusal of a request whose targets are local in part."""
-        rule = (
-            "some targets are local, which this machine calls itself, and others are the server's; "
-            "send them one after another, or dispatch all from this machine (local='always')"
-        )
-        return _status(rpc_failure(InvalidRequest([Violation("fallbacks", rule)])))
 
     async def Generate(self, request: pb.GenerateRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as stubs have it
         """Answer a conversation, whole."""
@@ -151,37 +150,69 @@ class LocalDispatch:
     async def _made(self, request: Any, timeout: float | None, make: Callable[..., Awaitable[Any]]) -> Any:  # noqa: ASYNC109 - likewise
         """Make a call, and end it as the server would."""
         record = CallRecord(None if timeout is None else asyncio.get_running_loop().time() + timeout)
+        self._check_rows(request)
         try:
-            return await make(await self._calls_for(request), record)
+            async with self._calls_for(request, record.deadline) as calls:
+                return await make(calls, record)
         except DispatchError as error:
             raise _status(rpc_failure(error)) from None
         except Exception as error:  # noqa: BLE001 - a bug of ours, whose text may hold what was sent
             raise _status(internal_failure(_log_incident(error))) from None
 
-    async def _calls_for(self, request: DispatchRequest) -> Calls:
-        """Return what makes the calls of a request, and reaches nothing but what is the request's own.
+    def _check_rows(self, request: DispatchRequest) -> None:
+        """Refuse a request that names a provider where the rows of providers are not known."""
+        asked: Any = request
+        targets = (asked.target, *asked.fallbacks) if hasattr(asked, "fallbacks") else ()
+        custom = targets and all(target.HasField("custom_endpoint") for target in targets)
+        if self._problem and not custom:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), grpc.aio.Metadata(), self._problem
+            )
+
+    @contextlib.asynccontextmanager
+    async def _calls_for(self, request: DispatchRequest, deadline: float | None) -> AsyncIterator[Calls]:
+        """Lend what makes the calls of a request, and reaches nothing but what is the request's own.
 
         Raises:
-            DispatchError: the request is not good, or goes nowhere.
+            DispatchError: the request is not good, goes nowhere, or its names could not be looked up by *deadline*.
         """
-        named = [origin for origin in origins(self._registry, request) if not self._always or await _is_local(origin)]
-        policies = frozenset(EgressPolicy.only(origin.base_url) for origin in named)
+        policies = await self._policies(request, deadline)
         async with self._opening:
-            calls = self._calls.get(policies)
-            if calls is None:
-                ways = {policy: await self._egress(policy) for policy in policies}
-                public = await self._egress(EgressPolicy()) if self._always else None
-                dispatcher = Dispatcher(_Ways(ways, public), self._prices)
-                calls = self._calls[policies] = Calls(lambda: self._registry, dispatcher, _BOUNDS)
-            return calls
+            kept = self._kept.pop(policies, None) or await self._open(policies)
+            self._kept[policies] = kept  # behind all that were used before it
+            kept.users += 1
+        try:
+            yield kept.calls
+        finally:
+            kept.users -= 1
+            idle = [one for one, unused in self._kept.items() if not unused.users]
+            for one in idle[: max(len(self._kept) - _MAX_KEPT, 0)]:
+                await self._kept.pop(one).sessions.aclose()
 
-    async def _egress(self, policy: EgressPolicy) -> Egress:
-        """Return the way out under a policy, which all calls under it share."""
-        egress = self._egresses.get(policy)
-        if egress is None:
-            egress = self._egresses[policy] = Egress(policy, system_names=True)
-            await self._sessions.enter_async_context(egress)
-        return egress
+    async def _open(self, policies: frozenset[EgressPolicy]) -> _Kept:
+        """Open a way out under each policy, and what makes calls through them."""
+        async with contextlib.AsyncExitStack() as opened:
+            ways = {policy: await opened.enter_async_context(self._egress(policy)) for policy in policies}
+            public = await opened.enter_async_context(self._egress(EgressPolicy())) if self._always else None
+            dispatcher = Dispatcher(_Ways(ways, public), self._prices)
+            return _Kept(Calls(lambda: self._registry, dispatcher, _BOUNDS), opened.pop_all())
+
+    def _egress(self, policy: EgressPolicy) -> Egress:
+        """Return a way out under a policy, still closed."""
+        return Egress(policy, self._tls, system_names=True)
+
+    async def _policies(self, request: DispatchRequest, deadline: float | None) -> frozenset[EgressPolicy]:
+        """Return what allows each local origin of a request, and no other."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                named = [
+                    origin for origin in origins(self._registry, request) if not self._always or await _is_local(origin)
+                ]
+        except TimeoutError:
+            raise LimitExceeded(
+                Reason.TOTAL_TIMEOUT, "the time for the call was over before it could be sent"
+            ) from None
+        return frozenset(EgressPolicy.only(origin.base_url) for origin in named)
 
 
 class LocalStream:
@@ -234,6 +265,16 @@ class LocalStream:
         if not task.cancelled():
             task.exception()
         self._changed.set()
+
+
+@dataclasses.dataclass(slots=True)
+class _Kept:
+    """What makes the calls with the same origins, and the ways out to them, which are theirs alone."""
+
+    calls: Calls
+    sessions: contextlib.AsyncExitStack
+    users: int = 0
+    """How many calls use it now."""
 
 
 class _Ways:

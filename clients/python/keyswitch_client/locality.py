@@ -46,7 +46,10 @@ class LocalOptions:
     providers: tuple[pathlib.Path, ...] = ()
     """Directories of provider files, of an operator's form, which add to this installation's rows or replace them."""
     notify: Callable[[str], None] | None = None
-    """Told in a line of each call that was the server's to make and is made here instead."""
+    """Told in a line of each call that was the server's to make and is made here instead.
+
+    By default that is a warning of the logger `keyswitch_client`.
+    """
 
 
 class Place(enum.Enum):

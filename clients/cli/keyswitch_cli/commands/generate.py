@@ -12,7 +12,6 @@ from keyswitch_client.arguments import Arguments
 from keyswitch_client.enums import value_name
 from keyswitch_client.locality import LocalMode
 
-from keyswitch_cli import credentials
 from keyswitch_cli.command import RoutedCommand
 from keyswitch_cli.connection import connect
 from keyswitch_cli.failures import rpc_failures
@@ -87,8 +86,7 @@ def command(  # noqa: PLR0917 - click passes them by name
     The prompt is PROMPT, a file, or standard input. Text goes to standard output as it comes; tool calls follow it, one
     JSON object a line.
     """
-    stdin_taken = endpoint_key == "-" or credentials.uses_stdin(api_keys, credential_fields)
-    text = _prompt(prompt, file, stdin_taken=stdin_taken)
+    text = _prompt(prompt, file)
     request = dispatch_service_pb2.GenerateRequest()
     if max_output_tokens is not None:
         request.sampling.max_output_tokens = max_output_tokens
@@ -125,7 +123,7 @@ def command(  # noqa: PLR0917 - click passes them by name
         _print_receipt(answer)
 
 
-def _prompt(prompt: str | None, file: str | None, *, stdin_taken: bool) -> str:
+def _prompt(prompt: str | None, file: str | None) -> str:
     """Return the prompt from where it is."""
     if prompt is not None and file is not None:
         raise click.UsageError("give the prompt as an argument or as a file, not both")
@@ -133,8 +131,6 @@ def _prompt(prompt: str | None, file: str | None, *, stdin_taken: bool) -> str:
         text = prompt
     elif file is not None and file != "-":
         text = read_file(file, "--file")
-    elif stdin_taken:
-        raise click.UsageError("standard input gives a key already; give the prompt as an argument or a file")
     elif prompt is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("give a prompt, as an argument, with --file, or on standard input")
     else:
