@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from keyswitch.v1 import dispatch_service_pb2 as pb
-from keyswitch_client import AsyncClient
+from keyswitch_client import AsyncClient, TextDelta
 from keyswitch_sandbox import Sandbox
 from keyswitch_server.tokens import hashed, new_token
 from raw_http2 import RawPeer, frame, framed, raw_peer
@@ -358,6 +358,31 @@ async def test_a_stopping_server_waits_for_nobody_who_is_silent(sandbox: Sandbox
         for stream in (*silent, reflection):
             assert await peer.status(stream) == (grpc.StatusCode.UNAVAILABLE.value[0], "the server is stopping")
         assert await peer.status(watch) == (0, "")
+
+
+async def test_a_stopping_server_waits_for_no_watch_that_is_not_read(sandbox: Sandbox, tmp_path: pathlib.Path) -> None:
+    """With watches in a closed window it exits soon after its last call, which has its whole answer before."""
+    env = {**EGRESS, "KEYSWITCH_SANDBOX_URL": sandbox.url}
+    async with (
+        server_process(tmp_path, env) as own,
+        raw_peer(own.address, window=0) as frozen,
+        AsyncClient(own.address, retries=False) as client,
+    ):
+        watches = [frozen.call(WATCH) for _ in range(10)]
+        for watch in watches:
+            await frozen.send(watch, framed(b""))
+        await frozen.until(lambda: frozen.headers.keys() == set(watches))
+        stream = client.stream(
+            model="sandbox/echo", credentials={"sandbox": "k"}, messages="x",
+            options={"sandbox": {"tokens": 40, "interval_ms": 50}},
+        )  # fmt: skip
+        async for event in stream:
+            if isinstance(event, TextDelta):
+                break
+        own.process.terminate()
+        assert (await stream.final()).text == "".join(f" tok{number}" for number in range(40))
+        async with asyncio.timeout(2.5):
+            assert await own.process.wait() == 0
 
 
 async def flood(peer: RawPeer, data: bytes, times: int) -> None:
