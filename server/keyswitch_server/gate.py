@@ -37,6 +37,10 @@ class Gate:
         self._log = log
         self._policies = policies
 
+    def is_open(self, method: str) -> bool:
+        """Tell whether everybody may call a method."""
+        return self._policies.get(method) is Policy.OPEN
+
     @contextlib.asynccontextmanager
     async def entered(self, method: str, context: Context) -> AsyncIterator[None]:
         """Let a call in for as long as it lasts, and log who is not.

@@ -91,14 +91,15 @@ class Guard(grpc.aio.ServerInterceptor):
             error.retryable = True
             raise error
 
-    async def _awaiting(self, request: Awaitable[R]) -> R:
+    async def _awaiting(self, receive: Callable[[], Awaitable[R]]) -> R:
         """Wait for a request, unless the server stops: it would wait for callers that send nothing."""
+        self._admit()  # the gate may have taken its time
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a handler runs in a task")
         self._awaited.add(task)
         try:
-            return await request
+            return await receive()
         except asyncio.CancelledError:
             if self._refusing:
                 task.uncancel()
@@ -111,7 +112,7 @@ class Guard(grpc.aio.ServerInterceptor):
         """Wait likewise for each of a stream of requests."""
         while True:
             try:
-                request = await self._awaiting(anext(requests))
+                request = await self._awaiting(requests.__anext__)
             except StopAsyncIteration:
                 return
             yield request
@@ -127,9 +128,10 @@ class Guard(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap a handler of any kind as one that reads its requests itself, so that it begins with the headers."""
         decode, encode = handler.request_deserializer, {"response_serializer": handler.response_serializer}
+        briefly = self._gate.is_open(method)  # whom nobody knows takes no place of those who are known
 
         async def single(context: Context) -> Any:
-            return await self._awaiting(self._receiver.one(context, decode or bytes))
+            return await self._awaiting(lambda: self._receiver.one(context, decode or bytes, briefly=briefly))
 
         async def stream(context: Context) -> AsyncIterator[Any]:
             return self._awaiting_each(self._receiver.all(context, decode or bytes))

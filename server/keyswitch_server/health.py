@@ -17,6 +17,8 @@ __all__ = ["Health"]
 
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 _WRITE_SECONDS = 10.0
+_LAST_WRITE_SECONDS = 0.5
+"""How long watchers have to take the last status of a server that stops."""
 _MAX_WATCHERS = 100
 """Watches of one connection. All of them together have no limit, lest one client's keep another from hearing."""
 
@@ -29,6 +31,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         self._status = dict.fromkeys(("", *services), health_pb2.HealthCheckResponse.NOT_SERVING)
         self._changed = asyncio.Event()
         self._watchers: collections.Counter[str] = collections.Counter()
+        self._watches: set[asyncio.Task[Any]] = set()
         self._over = False
 
     def set_all(self, *, serving: bool) -> None:
@@ -39,9 +42,18 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         self._changed = asyncio.Event()
 
     def end_watches(self) -> None:
-        """End every watch, which would go on for as long as its caller likes; a server that stops waits for none."""
+        """End every watch, which would go on for as long as its caller likes; a server that stops waits for none.
+
+        Who does not read hears of it with the end of the connection.
+        """
         self._over = True
         self._changed.set()
+        asyncio.get_running_loop().call_later(_LAST_WRITE_SECONDS, self._drop_watches)
+
+    def _drop_watches(self) -> None:
+        """Leave every watch that has not ended, whose caller does not read."""
+        for watch in self._watches:
+            watch.cancel()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -61,10 +73,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Write the status of one service now and whenever it changes; a watcher that does not read is dropped."""
-        peer = context.peer()
+        peer, watch = context.peer(), asyncio.current_task()
+        if watch is None:
+            raise RuntimeError("a handler runs in a task")
         if self._watchers[peer] >= _MAX_WATCHERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches on one connection")
         self._watchers[peer] += 1
+        self._watches.add(watch)
         last: int | None = None
         try:
             while True:
@@ -80,6 +95,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # the librar
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the watcher does not read")
         finally:
+            self._watches.discard(watch)
             self._watchers[peer] -= 1
             if not self._watchers[peer]:
                 del self._watchers[peer]

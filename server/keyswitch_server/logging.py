@@ -13,7 +13,7 @@ import json
 import secrets
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -21,9 +21,6 @@ from keyswitch_engine.crash import places, report_by
 from keyswitch_engine.operator import ANONYMOUS
 
 from keyswitch_server.caller import current_caller
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ALLOWED", "Logger", "configure", "log_fields", "log_incident"]
 

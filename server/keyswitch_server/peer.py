@@ -8,6 +8,7 @@ on the wire that is the same.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ import grpc
 import msgspec
 from google.protobuf.message import DecodeError
 from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
+from keyswitch_engine.operator import ANONYMOUS
+
+from keyswitch_server.caller import current_caller
 
 __all__ = ["Context", "Patience", "Receiver", "send"]
 
@@ -22,6 +26,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _PROMPT_SECONDS = 1.0
 """What takes longer to arrive is large, or not meant to arrive."""
+_BRIEF_SECONDS = 2.0
+"""For requests of a few bytes from whoever sends them."""
 _RETRY_SECONDS = 1.0
 
 
@@ -33,7 +39,9 @@ class Patience(msgspec.Struct, frozen=True):
     write: float = 30.0
     """For one message to be taken."""
     slow_requests: int = 32
-    """How many requests may take longer than a second to arrive: gRPC keeps what has come of each in memory."""
+    """How many requests may take longer than a second to arrive: gRPC keeps what has come of each in memory.
+
+    A caller who proved who they are has a quarter of them, at least one."""
 
 
 class Receiver:
@@ -42,41 +50,26 @@ class Receiver:
     def __init__(self, patience: Patience) -> None:
         """Wait with *patience*."""
         self._seconds = patience.request
-        self._slow_left = patience.slow_requests
+        self._most_slow = patience.slow_requests
+        self._share = max(1, patience.slow_requests // 4)
+        self._slow: Counter[str] = Counter()
 
-    async def one(self, context: Context, decode: Callable[[bytes], Any]) -> Any:
-        """Return the request of a call.
+    async def one(self, context: Context, decode: Callable[[bytes], Any], *, briefly: bool = False) -> Any:
+        """Return the request of a call; *briefly* waits for two seconds at most, and counts it among no slow ones.
 
         Raises:
             DispatchError: it did not come in time, ended before it came, or is no message of the method's; or it is
                 slow, and too many others are.
         """
-        loop, slow, crowded = asyncio.get_running_loop(), False, False
+        seconds = min(_BRIEF_SECONDS, self._seconds) if briefly else self._seconds
         try:
-            async with asyncio.timeout(self._seconds) as limit:
-
-                def look() -> None:
-                    nonlocal slow, crowded
-                    slow = self._slow_left > 0
-                    crowded = not slow
-                    self._slow_left -= slow
-                    if crowded:
-                        limit.reschedule(loop.time())
-
-                looking = loop.call_later(_PROMPT_SECONDS, look)
-                try:
+            if briefly:
+                async with asyncio.timeout(seconds):
                     request = await context.read()
-                finally:
-                    looking.cancel()
-                    self._slow_left += slow
+            else:
+                request = await self._read(context)
         except TimeoutError:
-            if crowded:
-                error = DispatchError(Reason.OVERLOADED, "too many requests are slow to arrive; try again later")
-                error.retry_after = _RETRY_SECONDS
-                raise error from None
-            raise DispatchError(
-                Reason.CALLER_TIMEOUT, f"the request did not arrive within {self._seconds:g} s"
-            ) from None
+            raise DispatchError(Reason.CALLER_TIMEOUT, f"the request did not arrive within {seconds:g} s") from None
         if request is grpc.aio.EOF:
             raise InvalidRequest([Violation("request", "did not come: the call ended with its headers")])
         return _decoded(decode, request)
@@ -84,18 +77,58 @@ class Receiver:
     async def all(self, context: Context, decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
         """Yield the requests of a stream, which ends when its caller says so or is silent for too long.
 
+        Nothing tells a stream that is idle from one whose next request is on its way: both count as slow.
+
         Raises:
-            InvalidRequest: one of them is no message of the method's.
+            DispatchError: one of them is no message of the method's; or it is slow, and too many others are.
         """
         while True:
             try:
-                async with asyncio.timeout(self._seconds):
-                    request = await context.read()
+                request = await self._read(context)
             except TimeoutError:
                 return
             if request is grpc.aio.EOF:
                 return
             yield _decoded(decode, request)
+
+    async def _read(self, context: Context) -> Any:
+        """Wait for a message, in one of the places of slow ones after a second.
+
+        Raises:
+            DispatchError: there was no such place.
+            TimeoutError: it did not come in time.
+        """
+        loop, caller, slow, crowded = asyncio.get_running_loop(), current_caller(), False, False
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+
+                def look() -> None:
+                    nonlocal slow, crowded
+                    slow = self._has_place(caller)
+                    crowded = not slow
+                    if crowded:
+                        limit.reschedule(loop.time())
+                    else:
+                        self._slow[caller] += 1
+
+                looking = loop.call_later(_PROMPT_SECONDS, look)
+                try:
+                    return await context.read()
+                finally:
+                    looking.cancel()
+                    if slow:
+                        self._slow -= Counter((caller,))  # which forgets who has none left
+        except TimeoutError:
+            if not crowded:
+                raise
+            error = DispatchError(Reason.OVERLOADED, "too many requests are slow to arrive; try again later")
+            error.retry_after = _RETRY_SECONDS
+            raise error from None
+
+    def _has_place(self, caller: str) -> bool:
+        """Tell whether one more request of a caller's may be slow; who is known has a share, which is not the whole."""
+        known = caller != ANONYMOUS
+        return self._slow.total() < self._most_slow and not (known and self._slow[caller] >= self._share)
 
 
 async def send(context: Context, response: Any, seconds: float) -> None:

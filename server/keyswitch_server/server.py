@@ -187,7 +187,9 @@ async def _drain(
     for waited in enough:
         waited.cancel()
     guard.break_off()
-    await asyncio.wait((stopping,), timeout=_HURRIED_SECONDS if at_once.is_set() else _LAST_WORDS_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(guard.wait_idle(), _HURRIED_SECONDS if at_once.is_set() else _LAST_WORDS_SECONDS)
+    await asyncio.wait((stopping,), timeout=_HURRIED_SECONDS)  # it waits for streams that nobody reads, too
     stopping.cancel()  # two stops at a time crash gRPC
     await asyncio.wait((stopping,))
     await server.stop(0)

@@ -15,17 +15,20 @@ import pytest
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from keyswitch.v1 import dispatch_service_pb2 as pb
-from keyswitch_client import AsyncClient
+from keyswitch_client import AsyncClient, TextDelta
 from keyswitch_sandbox import Sandbox
+from keyswitch_server.tokens import hashed, new_token
 from raw_http2 import RawPeer, frame, framed, raw_peer
 from support import EGRESS, ServerProcess, server_process
 
 MEBIBYTE = 1024 * 1024
 SERVICE = "/keyswitch.v1.DispatchService/"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 WATCH = "/grpc.health.v1.Health/Watch"
 MAX_CALLS = 20
 SLOW_REQUESTS = 4
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
+OK = 0
 BAD_REQUEST, DEADLINE, EXHAUSTED, UNIMPLEMENTED = (
     grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.DEADLINE_EXCEEDED.value[0],
     grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], grpc.StatusCode.UNIMPLEMENTED.value[0],
@@ -193,14 +196,56 @@ async def test_a_request_that_is_none_has_its_status(
         assert (await peer.status(stream))[0] == status
 
 
-async def test_a_large_request_that_never_ends_is_bounded(attacked: Attacked) -> None:
+@pytest.mark.parametrize(("method", "end"), [(f"{SERVICE}Generate", DEADLINE), (REFLECTION, OK)])
+async def test_a_large_request_that_never_ends_is_bounded(attacked: Attacked, method: str, end: int) -> None:
     """Of requests that are slow to arrive few are kept; the others, and what was kept of them, are given up in a second."""
     async with bounded(attacked, "40 unfinished requests of 8 MiB", 400), raw_peer(attacked.address) as peer:
-        streams = [peer.call(f"{SERVICE}Generate") for _ in range(40)]
+        streams = [peer.call(method) for _ in range(40)]
         part = framed(b"", claims=200 * MEBIBYTE) + bytes(8 * MEBIBYTE)
         await asyncio.gather(*(peer.send(stream, part, end=False) for stream in streams))
         ends = [(await peer.status(stream, 20))[0] for stream in streams]
-    assert (ends.count(DEADLINE), ends.count(EXHAUSTED)) == (SLOW_REQUESTS, 40 - SLOW_REQUESTS)
+    assert (ends.count(end), ends.count(EXHAUSTED)) == (SLOW_REQUESTS, 40 - SLOW_REQUESTS)
+
+
+async def test_an_idle_stream_of_requests_ends_in_silence(attacked: Attacked) -> None:
+    """Reflection that was answered and asks nothing more is over after `request_timeout`, without a failure."""
+    async with raw_peer(attacked.address) as peer:
+        stream = peer.call(REFLECTION)
+        await peer.send(stream, framed(b"\x3a\x00"), end=False)
+        assert await peer.status(stream) == (OK, "")
+        assert peer.data[stream] > 0
+
+
+async def test_slow_requests_of_some_leave_room_for_others(sandbox: Sandbox, tmp_path: pathlib.Path) -> None:
+    """Peers without a token, and a caller with too many slow requests, do not keep another's slow one from arriving."""
+    tokens = {"blue": new_token(), "red": new_token()}
+    listed = tmp_path / "tokens.toml"
+    listed.write_text("".join(f'{name} = ["{hashed(token)}"]\n' for name, token in tokens.items()))
+    env = {
+        **EGRESS,
+        "KEYSWITCH_SANDBOX_URL": sandbox.url,
+        "KEYSWITCH_TOKENS": str(listed),
+        "KEYSWITCH_MAX_MESSAGE_BYTES": str(256 * MEBIBYTE),  # of which four may be slow, one of a caller
+    }
+    request, half = framed(body("echo")), 20
+    async with (
+        server_process(tmp_path, env) as own,
+        raw_peer(own.address) as stranger,
+        raw_peer(own.address) as red,
+        raw_peer(own.address) as blue,
+    ):
+        probes = [stranger.call("/grpc.health.v1.Health/Check") for _ in range(40)]
+        hoarded = [red.call(f"{SERVICE}Generate", ("authorization", f"Bearer {tokens['red']}")) for _ in range(8)]
+        await red.until(lambda: len(red.over) == 7)
+        slow = blue.call(f"{SERVICE}StreamGenerate", ("authorization", f"Bearer {tokens['blue']}"))
+        await blue.send(slow, request[:half], end=False)
+        crowded = (EXHAUSTED, "too many requests are slow to arrive; try again later")
+        assert [await red.status(stream) for stream in hoarded if stream in red.over] == [crowded] * 7
+        another = [stranger.call("/grpc.health.v1.Health/Check") for _ in range(40)]
+        late = (DEADLINE, "the request did not arrive within 2 s")
+        assert [await stranger.status(stream) for stream in (*probes, *another)] == [late] * 80
+        await blue.send(slow, request[half:])
+        assert await blue.status(slow) == (OK, "")
 
 
 async def test_a_compressed_bomb_is_refused(attacked: Attacked) -> None:
@@ -303,7 +348,7 @@ async def test_a_stopping_server_waits_for_nobody_who_is_silent(sandbox: Sandbox
         raw_peer(own.address) as peer,
     ):
         silent = [peer.call(f"{SERVICE}Generate") for _ in range(10)]
-        reflection = peer.call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        reflection = peer.call(REFLECTION)
         await peer.send(reflection, framed(b"\x3a\x00"), end=False)
         watch = peer.call(WATCH)
         await peer.send(watch, framed(b""))
@@ -313,6 +358,31 @@ async def test_a_stopping_server_waits_for_nobody_who_is_silent(sandbox: Sandbox
         for stream in (*silent, reflection):
             assert await peer.status(stream) == (grpc.StatusCode.UNAVAILABLE.value[0], "the server is stopping")
         assert await peer.status(watch) == (0, "")
+
+
+async def test_a_stopping_server_waits_for_no_watch_that_is_not_read(sandbox: Sandbox, tmp_path: pathlib.Path) -> None:
+    """With watches in a closed window it exits soon after its last call, which has its whole answer before."""
+    env = {**EGRESS, "KEYSWITCH_SANDBOX_URL": sandbox.url}
+    async with (
+        server_process(tmp_path, env) as own,
+        raw_peer(own.address, window=0) as frozen,
+        AsyncClient(own.address, retries=False) as client,
+    ):
+        watches = [frozen.call(WATCH) for _ in range(10)]
+        for watch in watches:
+            await frozen.send(watch, framed(b""))
+        await frozen.until(lambda: frozen.headers.keys() == set(watches))
+        stream = client.stream(
+            model="sandbox/echo", credentials={"sandbox": "k"}, messages="x",
+            options={"sandbox": {"tokens": 40, "interval_ms": 50}},
+        )  # fmt: skip
+        async for event in stream:
+            if isinstance(event, TextDelta):
+                break
+        own.process.terminate()
+        assert (await stream.final()).text == "".join(f" tok{number}" for number in range(40))
+        async with asyncio.timeout(2.5):
+            assert await own.process.wait() == 0
 
 
 async def flood(peer: RawPeer, data: bytes, times: int) -> None:

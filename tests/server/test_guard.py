@@ -270,3 +270,41 @@ async def test_a_call_that_is_broken_off_has_a_status_whenever_that_is(moment: s
         assert raised.value.details() == "the server is stopping"
         assert "grpc-retry-pushback-ms" not in dict(raised.value.trailing_metadata() or ())
     await server.stop(0)
+
+
+class SlowGate(Authenticator):
+    """Takes until it is told to know a caller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.knows = asyncio.Event()
+
+    async def caller(self, context: Any) -> str:
+        self.asked.set()
+        await self.knows.wait()
+        return "blue"
+
+
+async def test_a_call_that_the_gate_let_in_too_late_is_refused() -> None:
+    """A call that the end of the server found in the gate is told so at once, whether its request comes or not."""
+    log = logging.configure("info", io.StringIO())
+    slow = SlowGate()
+    policies = {"/test.Service/fine": Policy.AUTHENTICATED}
+    guard = Guard(log, Gate(slow, CallerLimits({}), log, policies))
+    server = grpc.aio.server(interceptors=[guard])
+    handlers = {"fine": grpc.unary_unary_rpc_method_handler(fine)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        silent = channel.stream_unary("/test.Service/fine")()
+        await slow.asked.wait()
+        guard.refuse()
+        slow.knows.set()
+        async with asyncio.timeout(2):
+            assert (await silent.code(), await silent.details()) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "the server is stopping",
+            )
+    await server.stop(0)
