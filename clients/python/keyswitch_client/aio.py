@@ -44,7 +44,8 @@ def _cancelled(error: asyncio.CancelledError) -> asyncio.CancelledError | Keyswi
     """Return what a cancelled call raises; gRPC raises the same whether its caller was cancelled or only the call."""
     task = asyncio.current_task()
     if task is None or task.cancelling():
-        return error
+        error.__context__ = None  # what was cancelled inside of gRPC, whose frames hold the request as it was sent
+        return error.with_traceback(None)
     return from_status(grpc.StatusCode.CANCELLED, "the stream was left, or the client closed", None)
 
 
