@@ -56,5 +56,5 @@ def read_callers(settings: Settings, log: Logger) -> Callers:
         verifier = JwtVerifier(table, keys)
         files.append(keys)
     authenticator = Authenticator(tokens, verifier, settings.tls_callers)
-    gate = Gate(authenticator, CallerLimits(settings.caller_limits), log)
+    gate = Gate(authenticator, CallerLimits(settings.caller_limits))
     return Callers(gate, credentials, authenticator.methods, tuple(files))

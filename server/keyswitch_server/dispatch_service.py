@@ -22,7 +22,7 @@ from keyswitch_engine.registry import Registry
 
 from keyswitch_server.caller import current_caller
 from keyswitch_server.guard import client_left, commit, stopped
-from keyswitch_server.logging import Logger, log_fields
+from keyswitch_server.logging import Logger, log_call
 
 __all__ = ["DispatchService"]
 
@@ -68,7 +68,8 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Context) -> pb.ExplainRouteResponse:
         """Say where a request would go."""
-        return self._dispatch.explain(request, current_caller())
+        with self._logged("ExplainRoute", context):
+            return self._dispatch.explain(request, current_caller())
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Turn texts into vectors."""
@@ -97,14 +98,22 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
     @contextlib.contextmanager
     def _admitted(self, method: str, context: Context) -> Iterator[CallRecord]:
         """Count a call among those in flight, and log how it ended."""
+        with self._logged(method, context) as record:
+            if self._calls >= self._max_calls:
+                error = DispatchError(Reason.OVERLOADED, f"{self._max_calls} calls are in flight; try again later")
+                error.retry_after = _RETRY_SECONDS
+                raise error
+            self._calls += 1
+            try:
+                yield record
+            finally:
+                self._calls -= 1
+
+    @contextlib.contextmanager
+    def _logged(self, method: str, context: Context) -> Iterator[CallRecord]:
+        """Log how a call ended, once."""
         record = CallRecord(_deadline(context), current_caller())
         line = _Line(self._log, method, record)
-        if self._calls >= self._max_calls:
-            error = DispatchError(Reason.OVERLOADED, f"{self._max_calls} calls are in flight; try again later")
-            error.retry_after = _RETRY_SECONDS
-            line.failed(error)
-            raise error
-        self._calls += 1
         try:
             yield record
         except DispatchError as error:
@@ -121,8 +130,6 @@ class DispatchService(pb_grpc.DispatchServiceServicer):
             else:
                 line.ended("INTERNAL")
             raise
-        finally:
-            self._calls -= 1
         line.ended("OK")
 
 
@@ -162,8 +169,7 @@ class _Line:
             fields |= {"provider": route.provider.id, "model": route.model, "dialect": route.surface.dialect.name}
             if route.provider.id == PROVIDER_ID:
                 fields["endpoint"] = endpoint_id(route.surface.base_url, route.model)
-        duration = round((asyncio.get_running_loop().time() - record.received_at) * 1000, 1)
-        self._log.info("call", method=self._method, code=code, duration_ms=duration, **log_fields(fields))
+        log_call(self._log, self._method, code, began=record.received_at, fields=fields)
 
 
 def _counts(finished: Finished | None) -> dict[str, Any]:

@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
-from keyswitch_bridge.status import CODES
 from keyswitch_engine.errors import DispatchError, Reason
 
-from keyswitch_server.authentication import Authenticator, UnauthenticatedError
+from keyswitch_server.authentication import Authenticator
 from keyswitch_server.caller import set_caller
 from keyswitch_server.caller_limits import CallerLimits
-from keyswitch_server.logging import Logger, log_fields
 from keyswitch_server.policies import POLICIES, Policy
 
 __all__ = ["Gate"]
@@ -28,13 +26,11 @@ class Gate:
         self,
         authenticator: Authenticator,
         limits: CallerLimits,
-        log: Logger,
         policies: Mapping[str, Policy] = POLICIES,
     ) -> None:
         """Let in whom *policies* allow, as *authenticator* knows them, within *limits*."""
         self._authenticator = authenticator
         self._limits = limits
-        self._log = log
         self._policies = policies
 
     def is_open(self, method: str) -> bool:
@@ -43,19 +39,13 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def entered(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Let a call in for as long as it lasts, and log who is not.
+        """Let a call in for as long as it lasts.
 
         Raises:
             DispatchError: the caller is not known, not allowed, or over a limit.
         """
         async with contextlib.AsyncExitStack() as stack:
-            try:
-                await self._enter(method, context, stack)
-            except DispatchError as error:
-                problem = error.problem if isinstance(error, UnauthenticatedError) else ""
-                fields = {"code": CODES[error.reason].name, "reason": error.reason.value, "problem": problem}
-                self._log.info("call", method=method.rpartition("/")[2], **log_fields(fields))
-                raise
+            await self._enter(method, context, stack)
             yield
 
     async def _enter(self, method: str, context: Context, stack: contextlib.AsyncExitStack) -> None:

@@ -16,9 +16,10 @@ from keyswitch_bridge.negotiation import refuse_old_client
 from keyswitch_bridge.status import CODES, RpcFailure, internal_failure, rpc_failure
 from keyswitch_engine.errors import DispatchError, Reason
 
+from keyswitch_server.authentication import UnauthenticatedError
 from keyswitch_server.gate import Gate
-from keyswitch_server.logging import Logger, log_incident
-from keyswitch_server.peer import Context, Patience, Receiver, send
+from keyswitch_server.logging import Logger, log_call, log_incident
+from keyswitch_server.peer import Context, NoRequestError, Patience, Receiver, send
 
 __all__ = ["Guard", "client_left", "commit", "stopped"]
 
@@ -31,16 +32,17 @@ _BY_CLIENT = (
     "itself, and the library keyswitch_client with local='auto'"
 )
 """What people can do who meant their own machine; only a server has clients that could."""
-_NEGOTIATED = "/keyswitch.v1."
+_OURS = "/keyswitch.v1."
+_LOGS_ITSELF = "/keyswitch.v1.DispatchService/"
 _FOR_ALL = "/keyswitch.v1.RegistryService/GetRegistryInfo"
 """Tells which clients the server understands, and so has to be understood itself."""
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Wraps every handler, those of health and reflection too."""
+    """Wraps every handler, those of health and reflection too, and logs each call once."""
 
     def __init__(self, log: Logger, gate: Gate, patience: Patience = Patience()) -> None:  # noqa: B008 - it is frozen
-        """Log incidents to *log*; let in whom *gate* lets in; wait for callers with *patience*."""
+        """Log calls and incidents to *log*; let in whom *gate* lets in; wait for callers with *patience*."""
         self._log = log
         self._gate = gate
         self._receiver = Receiver(patience)
@@ -150,12 +152,13 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _guarded(self, method: str, behaviour: Any, receive: Callable[[Context], Awaitable[Any]]) -> Any:
         """Run a behaviour so that it ends with an answer or a status; what it takes is read by *receive*."""
-        negotiated = method.startswith(_NEGOTIATED) and method != _FOR_ALL
+        negotiated = method.startswith(_OURS) and method != _FOR_ALL
 
         async def guarded(_: object, context: Context) -> Any:
             task = asyncio.current_task()
             if task is None:
                 raise RuntimeError("a handler runs in a task")
+            line = _Line(self._log, method)
             self._tasks.add(task)
             self._unfinished.add(task)
             task.add_done_callback(self._unfinished.discard)
@@ -163,22 +166,33 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._admit()
                 async with self._gate.entered(method, context):
                     if negotiated:
-                        self._check_client(method, context)
-                    return await behaviour(await receive(context), context)
+                        refuse_old_client(_user_agent(context))
+                    request = await receive(context)
+                    if method.startswith(_LOGS_ITSELF):
+                        line.leave()
+                    answer = await behaviour(request, context)
+                    line.ended("OK")
+                    return answer
             except DispatchError as error:
-                await _abort(context, rpc_failure(error, _BY_CLIENT if error.reason is Reason.BLOCKED_ENDPOINT else ""))
+                await _refuse(context, line, error)
             except grpc.aio.AbortError:
+                line.failed(context.code().name)
                 raise
             except asyncio.CancelledError as error:
                 if self.broken_off:
                     task.uncancel()
+                    line.refused(stopped())
                     await _abort(context, rpc_failure(stopped()))
                 if task.cancelling():
+                    line.ended("CANCELLED")
                     raise
+                line.failed("INTERNAL")
                 await self._incident(method, context, error)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the RPC has to end with a status
                 if client_left(error):
+                    line.ended("CANCELLED")
                     raise asyncio.CancelledError from None
+                line.failed("INTERNAL")
                 await self._incident(method, context, error)
             finally:
                 self._tasks.discard(task)
@@ -198,19 +212,53 @@ class Guard(grpc.aio.ServerInterceptor):
 
         return written
 
-    def _check_client(self, method: str, context: Context) -> None:
-        """Refuse a client that is too old, and let the operator know that there is one."""
-        try:
-            refuse_old_client(_user_agent(context))
-        except DispatchError as error:
-            self._log.info(
-                "call", method=method.rpartition("/")[2], code=CODES[error.reason].name, reason=error.reason.value
-            )
-            raise
-
     async def _incident(self, method: str, context: Context, error: BaseException) -> NoReturn:
         """Log a bug of ours by its type and places, and end the call with its id."""
         await _abort(context, internal_failure(log_incident(self._log, error, method=method)))
+
+
+class _Line:
+    """The log line of one call, written once, and only if the method's service does not write it."""
+
+    def __init__(self, log: Logger, method: str) -> None:
+        self._log = log
+        self._method = method
+        self._began = asyncio.get_running_loop().time()
+        self._written = False
+
+    def leave(self) -> None:
+        """Leave it to the service, which knows more."""
+        self._written = True
+
+    def ended(self, code: str) -> None:
+        """Log an end that is nobody's failure; probes and watches of health have too many of them."""
+        if self._method.startswith(_OURS):
+            self.failed(code)
+        self._written = True
+
+    def refused(self, error: DispatchError) -> None:
+        """Log a failure by its reason; its message stays between us and the caller."""
+        problem = error.problem if isinstance(error, UnauthenticatedError) else ""
+        self.failed(CODES[error.reason].name, reason=error.reason.value, problem=problem)
+
+    def failed(self, code: str, **fields: str) -> None:
+        """Log how a call ended."""
+        if not self._written:
+            log_call(self._log, self._method, code, began=self._began, fields=fields)
+        self._written = True
+
+
+async def _refuse(context: Context, line: _Line, error: DispatchError) -> NoReturn:
+    """End a call with an error's status, and log it so unless the caller had left without a request."""
+    if not isinstance(error, NoRequestError):
+        line.refused(error)
+    try:
+        await _abort(context, rpc_failure(error, _BY_CLIENT if error.reason is Reason.BLOCKED_ENDPOINT else ""))
+    except asyncio.CancelledError:
+        line.ended("CANCELLED")
+        raise
+    finally:
+        line.refused(error)
 
 
 async def commit(context: Context) -> None:

@@ -7,6 +7,7 @@ same way, since gRPC logs tracebacks there, and so does what Python shows of fai
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -22,7 +23,7 @@ from keyswitch_engine.operator import ANONYMOUS
 
 from keyswitch_server.caller import current_caller
 
-__all__ = ["ALLOWED", "Logger", "configure", "log_fields", "log_incident"]
+__all__ = ["ALLOWED", "Logger", "configure", "log_call", "log_fields", "log_incident"]
 
 ALLOWED = frozenset(
     {
@@ -121,6 +122,12 @@ def configure(level: str, stream: Any = None) -> Logger:
 def log_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is not known."""
     return {key: value for key, value in values.items() if value not in (None, "")}
+
+
+def log_call(log: Logger, method: str, code: str, *, began: float, fields: Mapping[str, Any]) -> None:
+    """Log how a call ended that began at a time of the loop's clock; *method* may be its name or its path."""
+    duration = round((asyncio.get_running_loop().time() - began) * 1000, 1)
+    log.info("call", method=method.rpartition("/")[2], code=code, duration_ms=duration, **log_fields(fields))
 
 
 def log_incident(log: Logger, error: BaseException, *, method: str) -> str:

@@ -20,7 +20,7 @@ from keyswitch_engine.operator import ANONYMOUS
 
 from keyswitch_server.caller import current_caller
 
-__all__ = ["Context", "Patience", "Receiver", "send"]
+__all__ = ["Context", "NoRequestError", "Patience", "Receiver", "send"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -42,6 +42,14 @@ class Patience(msgspec.Struct, frozen=True):
     """How many requests may take longer than a second to arrive: gRPC keeps what has come of each in memory.
 
     A caller who proved who they are has a quarter of them, at least one."""
+
+
+class NoRequestError(InvalidRequest):
+    """A call ended without a request; so does that of a caller who left."""
+
+    def __init__(self) -> None:
+        """Say so to a caller who did not."""
+        super().__init__([Violation("request", "did not come: the call ended with its headers")])
 
 
 class Receiver:
@@ -71,7 +79,7 @@ class Receiver:
         except TimeoutError:
             raise DispatchError(Reason.CALLER_TIMEOUT, f"the request did not arrive within {seconds:g} s") from None
         if request is grpc.aio.EOF:
-            raise InvalidRequest([Violation("request", "did not come: the call ended with its headers")])
+            raise NoRequestError
         return _decoded(decode, request)
 
     async def all(self, context: Context, decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:

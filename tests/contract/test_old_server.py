@@ -61,7 +61,7 @@ async def old_server(without: Collection[str] = ()) -> AsyncIterator[str]:
     """Start a server that knows the previous contract alone, and refuses what it does not know as the real one does."""
     contract = Contract(without)
     log = logging.configure("error", io.StringIO())
-    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({}), log))])
+    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({})))])
     handlers: dict[str, dict[str, Any]] = {}
     for rpc, method in contract.methods.items():
         if rpc not in ANSWERS:

@@ -64,6 +64,53 @@ async def test_a_caller_is_known_by_token_and_by_jwt(known: Secured) -> None:
         assert answer.text == "hello there"
     assert [line["caller"] for line in known.lines("call") if line["method"] == "Generate"][-2:] == ["blue", "signed"]
     assert not any(token in known.log() for token in (*known.tokens.values(), signed, signed.split(".")[2]))
+
+
+async def test_every_call_of_a_caller_is_one_log_line(known: Secured) -> None:
+    """Methods that dispatch nothing are logged too, with code, caller and milliseconds, whether they fail or not."""
+    count = len(known.lines("call"))
+    async with known.client(known.tokens["red"]) as client:
+        await client.registry_info()
+        await client.providers()
+        await client.models(provider="sandbox")
+        await client.explain(model="sandbox/echo", credentials=KEYS)
+        await client.generate(model="sandbox/echo", credentials=KEYS, messages="x")
+        with pytest.raises(KeyswitchError):
+            await client.explain(model="sandbox/echo", credentials={"no-provider": "k"})
+        with pytest.raises(KeyswitchError):
+            await client.models(provider="nobody")
+        metadata = (("authorization", f"Bearer {known.tokens['red']}"),)
+        for method in ("Generate", "ExplainRoute"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client._channel.unary_unary(f"/keyswitch.v1.DispatchService/{method}")(b"\xff", metadata=metadata)
+    lines = known.lines("call")[count:]
+    assert [(line["method"], line["code"]) for line in lines] == [
+        ("GetRegistryInfo", "OK"), ("ListProviders", "OK"), ("ListModels", "OK"), ("ExplainRoute", "OK"), ("Generate", "OK"),
+        ("ExplainRoute", "INVALID_ARGUMENT"), ("ListModels", "INVALID_ARGUMENT"),
+        ("Generate", "INVALID_ARGUMENT"), ("ExplainRoute", "INVALID_ARGUMENT"),
+    ]  # fmt: skip
+    assert {line["caller"] for line in lines} == {"red"}
+    assert all(line["duration_ms"] >= 0 for line in lines)
+
+
+async def test_probes_are_logged_only_when_they_fail(known: Secured) -> None:
+    """Health and reflection leave a line for a failure, and none for what they answer or whoever leaves."""
+    count = len(known.lines("call"))
+    metadata = (("authorization", f"Bearer {known.tokens['blue']}"),)
+    async with known.client() as client:
+        health = health_pb2_grpc.HealthStub(client._channel)
+        await health.Check(health_pb2.HealthCheckRequest())
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        watch.cancel()
+        reflection = client._channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        assert await reflection(iter([b"\x3a\x00"]), metadata=metadata).read()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await health.Check(health_pb2.HealthCheckRequest(service="nobody"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await reflection(iter([b"\xff"]), metadata=metadata).read()
+    ends = [(line["method"], line["code"], line.get("caller")) for line in known.lines("call")[count:]]
+    assert ends == [("Check", "NOT_FOUND", None), ("ServerReflectionInfo", "INVALID_ARGUMENT", "blue")]
     (listening,) = known.lines("listening")
     assert (listening["tls"], listening["authentication"]) == (True, ["tokens", "jwt"])
 
@@ -167,7 +214,9 @@ async def test_every_method_has_a_policy_and_nobody_else_gets_in(known: Secured)
     }  # fmt: skip
     async with known.client() as client:
         for method in methods:
-            call = client._channel.stream_stream(method)(iter([b""]), timeout=5)
+            call = client._channel.unary_stream(method)(
+                b"", timeout=5
+            )  # several would be one too many for gRPC's client
             answer: object
             try:
                 answer = "answered" if await call.read() is not grpc.aio.EOF else await call.code()

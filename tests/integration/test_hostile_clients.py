@@ -398,7 +398,7 @@ async def flood(peer: RawPeer, data: bytes, times: int) -> None:
 FLOODS = {  # what is sent, how often, and how many MiB it may cost
     "pings": (frame(PING, 0, 0, bytes(8)) * 100, 50, 8),
     "settings": (frame(SETTINGS, 0, 0, b"\x00\x04\x00\x00\xff\xff") * 100, 50, 8),
-    "continuations": (frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 2000) * 10, 2000, 64),
+    "continuations": (frame(CONTINUATION, 0, 1, b"\x00\x01a\x01b" * 2000) * 10, 2000, 128),
     "resets of nothing": (frame(RST_STREAM, 0, 1, bytes(4)) * 100, 50, 8),
     "empty data": (frame(DATA, 0, 1, b"") * 100, 50, 8),
 }

@@ -87,7 +87,7 @@ async def served() -> AsyncIterator[tuple[grpc.aio.Channel, io.StringIO]]:
     open_to_all = dict.fromkeys(
         (f"/test.Service/{name}" for name in handlers if not name.startswith("unlisted")), Policy.OPEN
     )
-    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({}), log, open_to_all))])
+    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({}), open_to_all))])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -154,7 +154,7 @@ async def test_whatever_any_method_of_any_service_raises_has_a_status(error: typ
     """Health and reflection too end INTERNAL with an incident, whatever it was, and the server serves on."""
     out = io.StringIO()
     log = logging.configure("info", out)
-    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({}), log))])
+    server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({})))])
     for add in SERVICES.values():
         add(Raising(error), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -242,7 +242,7 @@ async def test_a_stream_of_requests_that_cannot_be_decoded_is_no_bug(channel: gr
 async def test_a_call_that_is_broken_off_has_a_status_whenever_that_is(moment: str) -> None:
     """Before, while or after the headers of its answer are sent, the end of the server is told, and forbids a retry."""
     log = logging.configure("info", io.StringIO())
-    guard = Guard(log, Gate(Authenticator(), CallerLimits({}), log, {"/test.Service/call": Policy.OPEN}))
+    guard = Guard(log, Gate(Authenticator(), CallerLimits({}), {"/test.Service/call": Policy.OPEN}))
 
     async def behaviour(request: bytes, context: Any) -> None:
         if moment == "after":
@@ -291,7 +291,7 @@ async def test_a_call_that_the_gate_let_in_too_late_is_refused() -> None:
     log = logging.configure("info", io.StringIO())
     slow = SlowGate()
     policies = {"/test.Service/fine": Policy.AUTHENTICATED}
-    guard = Guard(log, Gate(slow, CallerLimits({}), log, policies))
+    guard = Guard(log, Gate(slow, CallerLimits({}), policies))
     server = grpc.aio.server(interceptors=[guard])
     handlers = {"fine": grpc.unary_unary_rpc_method_handler(fine)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))

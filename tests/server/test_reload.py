@@ -267,6 +267,7 @@ async def test_a_server_that_watches_stops_cleanly(tmp_path: pathlib.Path) -> No
         assert [line["event"] for line in map(json.loads, rows.server.log.read_text().splitlines())] == [
             "egress_opened",
             "listening",
+            "call",
             "stopping",
             "stopped",
         ]
