@@ -13,7 +13,7 @@ export RECORDINGS MOCK_UPSTREAM
 BIN := .venv/bin
 STUBS := .venv-proto/bin/python tools/generate_stubs.py
 BUF := XDG_CACHE_HOME=$(CURDIR)/.cache $(BIN)/buf
-BASELINE := proto/milestones/0.2.binpb
+BASELINE := proto/milestones/0.3.binpb
 
 .PHONY: help
 help: ## Lists the targets.
