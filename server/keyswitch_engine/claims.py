@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import enum
 import functools
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from keyswitch_engine.matchers import Matchers
 from keyswitch_engine.provider import Provider
 
 __all__ = ["Claim", "Claims", "Rank", "folded"]
@@ -60,14 +60,14 @@ class Claims:
         """Index *providers*, which come sorted by id; theirs are the operator's names in *virtual_models*."""
         self._listed: dict[str, list[Provider]] = {name: [provider] for name, provider in virtual_models.items()}
         self._vendors: dict[str, Provider] = {}
-        self._matchers: list[tuple[re.Pattern[str], Provider]] = []
+        providers = tuple(providers)
+        self._matchers = Matchers(providers)
         for provider in providers:
             if not provider.router:
                 for model in provider.models:
                     self._listed.setdefault(model, []).append(provider)
             if provider.vendor_token:
                 self._vendors.setdefault(provider.vendor_token, provider)
-            self._matchers += [(matcher, provider) for matcher in provider.matchers]
         self.on: Callable[[str], tuple[Claim, ...]] = functools.lru_cache(_REMEMBERED)(self._on)
         """Returns the claims on a model id, each provider's best one. Only keyed providers take foreign ids, so that
         claims of that rank are not among them."""
@@ -76,9 +76,8 @@ class Claims:
         claims = {provider.id: Claim(provider, Rank.EXACT) for provider in self._listed.get(model, ())}
         if (vendor := self._vendor_of(model)) is not None:
             claims.setdefault(vendor.id, Claim(vendor, Rank.VENDOR))
-        for matcher, provider in self._matchers:
-            if provider.id not in claims and matcher.search(model):
-                claims[provider.id] = Claim(provider, Rank.MATCHER)
+        for provider in self._matchers.fitting(model):
+            claims.setdefault(provider.id, Claim(provider, Rank.MATCHER))
         return tuple(claims.values())
 
     def vendor(self, token: str) -> Provider | None:

@@ -30,9 +30,12 @@ REQUESTS = {
     "vendor's model, router's key": (Target(model="anthropic/claude-sonnet-4.5"), ("openrouter",)),
     "bare model, four keys": (Target(model="gpt-4o-mini"), ("openai", "anthropic", "groq", "openrouter")),
     "single key": (Target(), ("openrouter",)),
+    "bare model, never seen": (Target(model="claude-{}"), ("anthropic",)),
+    "vendor's model, never seen": (Target(model="anthropic/claude-{}"), ("openrouter",)),
     "operator's bill, long menu": (Target(model="anthropic/claude-sonnet-4.5"), ("",)),
 }
-"""What is asked, and for which providers a key comes; for the empty one a consent to the operator's."""
+"""What is asked, and for which providers a key comes; for the empty one a consent to the operator's. What stands in
+braces is another number in every call, since the claims on an id are remembered."""
 KEYS = {"openrouter": "sk-or-v1-" + "0" * 64, "anthropic": "sk-ant-" + "0" * 32, "groq": "gsk_" + "0" * 52}
 """Keys in the shapes of their providers, since others lead to a search for whose they are."""
 
@@ -63,11 +66,12 @@ def microseconds(rows: Registry, target: Target, keyed: tuple[str, ...]) -> floa
         ProviderCredential(name, ApiKey(Secret(KEYS.get(name, "sk-" + "0" * 48))) if name else PlatformConsent())
         for name in keyed
     ]
-    found = []
+    found, numbers = [], itertools.count()
     for _ in range(ROUNDS):
+        targets = [msgspec.structs.replace(target, model=target.model.format(next(numbers))) for _ in range(CALLS)]
         begin = time.perf_counter()
-        for _ in range(CALLS):
-            resolve(rows, target, credentials)
+        for each in targets:
+            resolve(rows, each, credentials)
         found.append((time.perf_counter() - begin) / CALLS * 1e6)
     return statistics.median(found)
 
