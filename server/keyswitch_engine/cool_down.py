@@ -21,8 +21,9 @@ __all__ = ["LONGEST_COOL_DOWN", "MAX_COOL_DOWNS", "MAX_WAITING", "CoolDown", "Co
 MAX_COOL_DOWNS: Final = 10_000
 """How many are kept; beyond that the oldest is forgotten, which costs a call that is refused once more."""
 
-LONGEST_COOL_DOWN: Final = 60.0
-"""Seconds for which a key is held up at most before a call probes it, whatever its provider asked for."""
+LONGEST_COOL_DOWN: Final = 600.0
+"""Seconds for which a key is held up at most before a call probes it, whatever its provider asked for: limits a day or
+a month are lifted early, where their owner pays or waits for support, and then nobody says so."""
 
 MAX_WAITING: Final = 16
 """Calls that wait for one key at most; each of them holds one of the server's places."""
@@ -57,6 +58,8 @@ class CoolDown:
         """Let nobody wait yet."""
         self.until = 0.0
         """When a call may probe."""
+        self.asked_until = 0.0
+        """When the provider is done with what it asked for, which may be later."""
         self.waiting = 0
         """How many calls wait."""
         self._probed_since: float | None = None
@@ -131,6 +134,7 @@ class CoolDowns:
             found = self._cool_downs[limited] = CoolDown()
         self._cool_downs.move_to_end(limited)
         found.until = max(found.until, now + min(seconds, LONGEST_COOL_DOWN))
+        found.asked_until = max(found.asked_until, now + seconds)
 
     def find(self, limited: RateLimited, now: float) -> CoolDown | None:
         """Return the cool-down that calls have to mind, if there is one; the oldest are forgotten if they are over."""

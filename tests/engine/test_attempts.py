@@ -77,13 +77,15 @@ async def test_a_rate_limit_of_one_scope_holds_up_no_other(dispatcher: Dispatche
 
 
 async def test_a_wait_says_how_long_it_is_and_what_to_do(dispatcher: Dispatcher) -> None:
-    """A call that is refused without a try names the seconds, and never says that the provider asked for them."""
+    """A call that is refused without a try names the seconds that the provider asked for, however many they are."""
     runner = Runner(dispatcher.fingerprints)
     asked = call("http://127.0.0.1:9")
-    runner.cool_down(asked, 59.5)
-    with pytest.raises(DispatchError) as raised:
-        await whole(dispatcher, runner, asked)
-    assert str(raised.value).endswith("; try again in 60 s, with another key, or with a fallback")
+    for seconds, told in ((99.5, "100 s"), (86_399.5, "86400 s")):
+        runner.cool_down(asked, seconds)
+        with pytest.raises(DispatchError) as raised:
+            await whole(dispatcher, runner, asked)
+        assert str(raised.value).endswith(f"; try again in {told}, with another key, or with a fallback")
+        assert raised.value.retry_after == pytest.approx(seconds, abs=0.5)
 
 
 async def test_a_rate_limit_of_one_operation_holds_up_no_other(dispatcher: Dispatcher) -> None:
