@@ -1,4 +1,4 @@
-"""The contract as its last milestone left it, from the committed image, in messages of its own."""
+"""The contract as its milestones left it, from the committed images, in messages of its own."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-__all__ = ["Contract"]
+__all__ = ["MILESTONES", "Contract"]
 
-_IMAGE = pathlib.Path(__file__).resolve().parents[2] / "proto" / "milestones" / "0.1.binpb"
+_IMAGES = pathlib.Path(__file__).resolve().parents[2] / "proto" / "milestones"
+MILESTONES = sorted(image.stem for image in _IMAGES.glob("*.binpb"))
+"""Versions of the contract, the oldest one first."""
 
 
 class Contract:
-    """Messages and rpcs of the image; nothing of them is shared with the stubs."""
+    """Messages and rpcs of an image; nothing of them is shared with the stubs."""
 
-    def __init__(self, without: Collection[str] = ()) -> None:
+    def __init__(self, milestone: str = MILESTONES[0], without: Collection[str] = ()) -> None:
         """Leave out some rpcs, as `Service.Rpc`, and fields, as `Message.field`: a contract from before them."""
-        image = descriptor_pb2.FileDescriptorSet.FromString(_IMAGE.read_bytes())
+        image = descriptor_pb2.FileDescriptorSet.FromString((_IMAGES / f"{milestone}.binpb").read_bytes())
         left = set(without)
         pool = descriptor_pool.DescriptorPool()
         for file in image.file:

@@ -145,7 +145,7 @@ def test_capabilities_are_what_is_built() -> None:
 
 
 def test_what_requests_gained_is_a_capability() -> None:
-    """Every rpc and every field of a request that the previous contract lacks can be asked for by name beforehand."""
+    """Every rpc and every field of a request that the first contract lacks can be asked for by name beforehand."""
     gained = paths(CURRENT) - paths(Contract().methods.values())
     named = {path for paths in CAPABILITIES.values() for path in paths}
     missing = {f"{message}.{field}" for message, fields in FIELDS.items() for field in fields}

@@ -1,4 +1,4 @@
-"""A client of the previous contract against the server of today."""
+"""Clients of previous contracts against the server of today."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 import grpc
 import pytest
-from contract.previous import Contract
+from contract.previous import MILESTONES, Contract
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from keyswitch.v1 import dispatch_service_pb2, registry_service_pb2
+from keyswitch.v1 import dispatch_service_pb2, error_pb2, registry_service_pb2
 from support import ServerProcess
 
-CONTRACT = Contract()
 KEYS = [{"provider": "sandbox", "credential": {"apiKey": {"key": "k"}}}]
 TARGET = {"provider": "sandbox", "model": "sandbox/echo"}
 ASKED = {
@@ -74,6 +73,12 @@ SAMPLES = {
 }
 
 
+@pytest.fixture(params=MILESTONES)
+def contract(request: pytest.FixtureRequest) -> Contract:
+    """One of the contracts that there were."""
+    return Contract(request.param)
+
+
 @pytest.fixture
 async def old(server: ServerProcess) -> AsyncIterator[grpc.aio.Channel]:
     """A channel of the oldest client that is understood."""
@@ -86,13 +91,13 @@ def connected(server: ServerProcess, agent: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(server.address, [("grpc.primary_user_agent", agent)])
 
 
-async def call(channel: grpc.aio.Channel, rpc: str, request: Message) -> list[bytes]:
-    """Call as the previous contract says; return the answers as they came."""
+async def call(channel: grpc.aio.Channel, contract: Contract, rpc: str, request: Message) -> list[bytes]:
+    """Call as a contract says; return the answers as they came."""
     kinds = (channel.unary_unary, channel.unary_stream)
-    method = kinds[CONTRACT.methods[rpc].server_streaming](
-        CONTRACT.path(rpc), request_serializer=type(request).SerializeToString
+    method = kinds[contract.methods[rpc].server_streaming](
+        contract.path(rpc), request_serializer=type(request).SerializeToString
     )
-    if CONTRACT.methods[rpc].server_streaming:
+    if contract.methods[rpc].server_streaming:
         return [answer async for answer in method(request, timeout=20)]
     return [await method(request, timeout=20)]
 
@@ -108,11 +113,11 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     return info.reason
 
 
-def assert_kept(rpc: str, raw: bytes) -> None:
-    """Assert that the previous contract reads all of an answer that it has words for, and loses nothing of the rest."""
+def assert_kept(contract: Contract, rpc: str, raw: bytes) -> None:
+    """Assert that a contract reads all of an answer that it has words for, and loses nothing of the rest."""
     module = dispatch_service_pb2 if hasattr(dispatch_service_pb2, f"{rpc}Response") else registry_service_pb2
     today: type[Message] = getattr(module, f"{rpc}Response")
-    known = CONTRACT.response(rpc).FromString(raw)
+    known = contract.response(rpc).FromString(raw)
     assert today.FromString(known.SerializeToString()) == today.FromString(raw)
     assert json_format.MessageToDict(known) == shared(today.FromString(raw), known.DESCRIPTOR)
 
@@ -131,18 +136,18 @@ def shared(message: Any, kind: Descriptor) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rpc", sorted(set(MINIMAL) - {"CountTokens", "ListModels"}))
-async def test_an_old_client_is_answered(old: grpc.aio.Channel, rpc: str) -> None:
-    """Every rpc of the previous contract works for its client, with few fields and with many."""
+async def test_an_old_client_is_answered(old: grpc.aio.Channel, contract: Contract, rpc: str) -> None:
+    """Every rpc of a previous contract works for its client, with few fields and with many."""
     for fields in (MINIMAL[rpc], RICH.get(rpc, MINIMAL[rpc])):
-        answers = await call(old, rpc, CONTRACT.request(rpc, fields))
+        answers = await call(old, contract, rpc, contract.request(rpc, fields))
         assert answers
         assert any(answers) or rpc == "ListProviders"
         if rpc in ("Generate", "StreamGenerate"):  # an old client sees what was said, and that it was all
-            seen = "".join(str(CONTRACT.response(rpc).FromString(raw)) for raw in answers)
+            seen = "".join(str(contract.response(rpc).FromString(raw)) for raw in answers)
             assert "stop_reason: STOP_REASON_" in seen
             assert "output_tokens" in seen
         for raw in answers:
-            assert_kept(rpc, raw)
+            assert_kept(contract, rpc, raw)
 
 
 def leaves(kind: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[tuple[FieldDescriptor, ...]]:
@@ -186,25 +191,25 @@ def put(message: Any, way: tuple[FieldDescriptor, ...]) -> None:
 
 
 @pytest.mark.parametrize("rpc", sorted(MINIMAL))
-async def test_every_field_of_an_old_client_is_understood(old: grpc.aio.Channel, rpc: str) -> None:
-    """Each field that the previous contract has, set alone beside the needed ones, works or ends in a typed error."""
-    for way in leaves(CONTRACT.methods[rpc].input_type):
-        request = CONTRACT.request(rpc, MINIMAL[rpc])
+async def test_every_field_of_an_old_client_is_understood(old: grpc.aio.Channel, contract: Contract, rpc: str) -> None:
+    """Each field that a previous contract has, set alone beside the needed ones, works or ends in a typed error."""
+    for way in leaves(contract.methods[rpc].input_type):
+        request = contract.request(rpc, MINIMAL[rpc])
         put(request, way)
         try:
-            answers = await call(old, rpc, request)
+            answers = await call(old, contract, rpc, request)
         except grpc.aio.AioRpcError as error:
             reason = reason_of(error)
             assert reason not in {"UNKNOWN_FIELD", "INTERNAL", "CLIENT_TOO_OLD"}, [field.name for field in way]
         else:
             for raw in answers:
-                assert_kept(rpc, raw)
+                assert_kept(contract, rpc, raw)
 
 
 async def test_what_an_old_client_does_not_know_is_not_lost(old: grpc.aio.Channel) -> None:
     """A field of an answer that its contract lacks stays in the message, and is there again when it is written."""
     before = Contract(without={"GetRegistryInfoResponse.capabilities"})
-    (raw,) = await call(old, "GetRegistryInfo", before.request("GetRegistryInfo", {}))
+    (raw,) = await call(old, before, "GetRegistryInfo", before.request("GetRegistryInfo", {}))
     known = before.response("GetRegistryInfo").FromString(raw)
     assert {field.field_number for field in UnknownFieldSet(known)} == {4}  # type: ignore[attr-defined] # iterable
     assert "capabilities" not in json_format.MessageToDict(known)
@@ -213,11 +218,11 @@ async def test_what_an_old_client_does_not_know_is_not_lost(old: grpc.aio.Channe
 
 
 @pytest.mark.parametrize("rpc", sorted(set(MINIMAL) - {"GetRegistryInfo"}))
-async def test_a_client_that_is_too_old_is_told_so(server: ServerProcess, rpc: str) -> None:
-    """Whatever it calls ends in one reason, which its own contract carries as a number; nothing else happens."""
+async def test_a_client_that_is_too_old_is_told_so(server: ServerProcess, contract: Contract, rpc: str) -> None:
+    """Whatever it calls ends in one reason, which a contract without its name carries as a number; nothing else happens."""
     async with connected(server, "keyswitch-python/0.0.9") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await call(channel, rpc, CONTRACT.request(rpc, MINIMAL[rpc]))
+            await call(channel, contract, rpc, contract.request(rpc, MINIMAL[rpc]))
     assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert reason_of(raised.value) == "CLIENT_TOO_OLD"
     assert "0.0.9" in (raised.value.details() or "")
@@ -225,15 +230,16 @@ async def test_a_client_that_is_too_old_is_told_so(server: ServerProcess, rpc: s
     assert '"reason":"CLIENT_TOO_OLD"' in server.log.read_text()  # for the operator to see
     metadata = dict(raised.value.trailing_metadata() or ())
     detail = status_pb2.Status.FromString(metadata["grpc-status-details-bin"]).details[1]
-    assert json_format.MessageToDict(CONTRACT.message("DispatchFailure").FromString(detail.value))["reason"] == 37
+    failure: Any = contract.message("DispatchFailure").FromString(detail.value)
+    assert failure.reason == error_pb2.ERROR_REASON_CLIENT_TOO_OLD
 
 
-async def test_a_client_that_is_too_old_may_ask_which_it_should_be(server: ServerProcess) -> None:
+async def test_a_client_that_is_too_old_may_ask_which_it_should_be(server: ServerProcess, contract: Contract) -> None:
     """GetRegistryInfo and health answer every client, as do all rpcs a client that is not this project's."""
     async with connected(server, "keyswitch-python/0.0.9") as channel:
-        (raw,) = await call(channel, "GetRegistryInfo", CONTRACT.request("GetRegistryInfo", {}))
+        (raw,) = await call(channel, contract, "GetRegistryInfo", contract.request("GetRegistryInfo", {}))
         assert registry_service_pb2.GetRegistryInfoResponse.FromString(raw).min_client_version == "0.1.0"
         health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.SERVING
     async with connected(server, "grpcurl/v0.0.1") as channel:
-        assert await call(channel, "Generate", CONTRACT.request("Generate", MINIMAL["Generate"]))
+        assert await call(channel, contract, "Generate", contract.request("Generate", MINIMAL["Generate"]))

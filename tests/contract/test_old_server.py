@@ -1,4 +1,4 @@
-"""The client of today against a server of the previous contract."""
+"""The client of today against servers of previous contracts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from cli.running import run
-from contract.previous import Contract
+from contract.previous import MILESTONES, Contract
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from keyswitch.v1 import conversation_pb2, dispatch_service_pb2
@@ -57,9 +57,9 @@ HINT = "the server may be older than this client: compare them with `keyswitch d
 
 
 @contextlib.asynccontextmanager
-async def old_server(without: Collection[str] = ()) -> AsyncIterator[str]:
-    """Start a server that knows the previous contract alone, and refuses what it does not know as the real one does."""
-    contract = Contract(without)
+async def old_server(milestone: str = MILESTONES[0], without: Collection[str] = ()) -> AsyncIterator[str]:
+    """Start a server that knows one contract alone, and refuses what it does not know as the real one does."""
+    contract = Contract(milestone, without)
     log = logging.configure("error", io.StringIO())
     server = grpc.aio.server(interceptors=[Guard(log, Gate(Authenticator(), CallerLimits({})))])
     handlers: dict[str, dict[str, Any]] = {}
@@ -97,9 +97,10 @@ async def old_server(without: Collection[str] = ()) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-async def test_a_new_client_works_with_an_old_server() -> None:
-    """With what the previous contract has, every call of the client is answered whole."""
-    async with old_server() as address, AsyncClient(address) as client:
+@pytest.mark.parametrize("milestone", MILESTONES)
+async def test_a_new_client_works_with_an_old_server(milestone: str) -> None:
+    """With what a previous contract has, every call of the client is answered whole."""
+    async with old_server(milestone) as address, AsyncClient(address) as client:
         asked: dict[str, Any] = {
             "model": "sandbox/echo", "provider": "sandbox", "credentials": KEYS, "messages": "well put",
             "system": "be brief", "temperature": 0.5, "reasoning_effort": "low", "options": {"a": 1},
