@@ -81,8 +81,8 @@ class Operator(msgspec.Struct, frozen=True):
     """Whether callers may bring keys."""
     custom_endpoints: bool = True
     """Whether callers may name endpoints of their own."""
-    disabled_providers: frozenset[str] = frozenset()
-    """Ids."""
+    disabled_providers: Mapping[str, Provider] = MappingProxyType({})
+    """By id."""
 
     def menu_with(self, caller: Caller, provider: Provider, model: str, virtual: str = "") -> str:
         """Return the first menu that applies to a caller and has a provider's native id; empty if none has it."""
@@ -90,6 +90,11 @@ class Operator(msgspec.Struct, frozen=True):
             if menu.is_for(caller) and menu.allows(provider, model, virtual):
                 return menu.name
         return ""
+
+    def disabled_at(self, host: str) -> Provider | None:
+        """Return the provider that is switched off and called at *host*; None if there is none."""
+        off = self.disabled_providers.values()
+        return next((provider for provider in off if any(_fits(known, host) for known in provider.hosts)), None)
 
     def listing(self, caller: Caller, model: str) -> frozenset[str]:
         """Return the ids of the providers under which menus that apply to a caller list exactly this id."""
@@ -100,3 +105,8 @@ class Operator(msgspec.Struct, frozen=True):
         """Return the ids of a provider that menus that apply to a caller list, sorted."""
         menus = (menu for menu in self.menus if menu.is_for(caller))
         return sorted({model for menu in menus for model in menu.models.get(provider.id, ())})
+
+
+def _fits(known: str, host: str) -> bool:
+    """Tell whether *host* is a known one, in which each parameter in braces is a part of a label or all of it."""
+    return re.fullmatch(re.sub(r"\\{\w+\\}", "[^.:]+", re.escape(known)), host) is not None

@@ -73,10 +73,11 @@ def govern(registry: Registry, tables: OperatorTables, platform_keys: Mapping[st
     virtual = {name: _virtual(registry, name, table) for name, table in sorted(tables.virtual_models.items())}
     menus = tuple(_menu(registry, keys, virtual, name, table) for name, table in sorted(tables.menus.items()))
     policy = tables.policy
-    disabled = frozenset(
-        _provider(registry, f"policy.disabled_providers[{number}]", name).id
+    off = (
+        _provider(registry, f"policy.disabled_providers[{number}]", name)
         for number, name in enumerate(policy.disabled_providers)
     )
+    disabled = {provider.id: provider for provider in off}
     operator = Operator(keys, menus, virtual, policy.byok, policy.custom_endpoints, disabled)
     return Registry(registry.providers.values(), registry.fingerprint, operator)
 

@@ -123,6 +123,13 @@ class Provider(msgspec.Struct, frozen=True):
         """Host of the first surface."""
         return self.dialects[0].origin_host
 
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Every host that it is called at; parameters are in braces."""
+        others = (self.model_listing, self.embeddings, self.token_counting)
+        surfaces = (*self.dialects, *(surface for surface in others if surface is not None))
+        return frozenset(map(host_of, (*(surface.base_url for surface in surfaces), *self.regional_base_urls.values())))
+
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -215,6 +215,8 @@ def _to_endpoint(registry: Registry, target: Target, endpoint: CustomEndpoint) -
         field = f"{FIELD}.credential"
         raise RequestError(Reason.DISABLED_BY_POLICY, "bringing your own key is switched off here", field=field)
     provider = provider_at(endpoint)
+    if (off := registry.operator.disabled_at(provider.origin_host)) is not None:
+        raise RequestError(Reason.DISABLED_BY_POLICY, f"{off.name} is switched off here", field=f"{FIELD}.base_url")
     model = clean_model(endpoint.model, f"{FIELD}.model")
     if not model:
         raise InvalidRequest([Violation(f"{FIELD}.model", "is required")])

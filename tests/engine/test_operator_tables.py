@@ -100,7 +100,7 @@ def test_a_file_of_settings_says_all_of_it(tmp_path: pathlib.Path) -> None:
     registry = loaded(tmp_path, TABLES.replace("FILE", str(key_file(tmp_path))))
     check_all_of_it(registry)
     operator = registry.operator
-    assert (operator.byok, operator.custom_endpoints, operator.disabled_providers) == (False, False, {"anthropic"})
+    assert (operator.byok, operator.custom_endpoints, set(operator.disabled_providers)) == (False, False, {"anthropic"})
 
 
 def test_the_environment_says_all_of_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_the_environment_says_what_is_switched_off(monkeypatch: pytest.MonkeyPat
         "KEYSWITCH_POLICY", '{"byok": false, "custom_endpoints": false, "disabled_providers": ["Claude"]}'
     )
     operator = load_registry(load()).operator
-    assert (operator.byok, operator.custom_endpoints, operator.disabled_providers) == (False, False, {"anthropic"})
+    assert (operator.byok, operator.custom_endpoints, set(operator.disabled_providers)) == (False, False, {"anthropic"})
 
 
 def test_nothing_is_laid_down_unasked() -> None:
@@ -137,7 +137,7 @@ def test_nothing_is_laid_down_unasked() -> None:
     registry = load_registry(load())
     operator = registry.operator
     assert (operator.platform_keys, operator.menus, operator.virtual_models) == ({}, (), {})
-    assert (operator.byok, operator.custom_endpoints, operator.disabled_providers) == (True, True, frozenset())
+    assert (operator.byok, operator.custom_endpoints, set(operator.disabled_providers)) == (True, True, set())
     with pytest.raises(DispatchError) as raised:
         served(registry, "gpt-4o-mini")
     assert raised.value.reason is Reason.PLATFORM_NOT_ALLOWED
