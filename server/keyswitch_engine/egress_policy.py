@@ -23,7 +23,6 @@ __all__ = ["EgressPolicy", "Origin", "blocked", "canonical_host"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _EVERYWHERE: Final[tuple[Network, ...]] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
-_LOOPBACK: Final = ("127.0.0.1", "::1")
 _LOCAL_NAMES: Final = frozenset({"localhost", "localdomain", "local", "internal", "home.arpa"})
 """Domains that mean this machine or this network (RFC 6761, 6762, 8375; ICANN's .internal), with all below them."""
 
@@ -94,11 +93,6 @@ class EgressPolicy(msgspec.Struct, frozen=True):
         elif origin != self.sole_origin:
             raise blocked("another origin would be called than the one that was selected")
         return f"{origin}{rest}"
-
-    @property
-    def opens_loopback(self) -> bool:
-        """Whether a caller reaches what listens on the loopback addresses of this machine."""
-        return any(self.allows_address(loopback) for loopback in _LOOPBACK)
 
     def allows_address(self, address: str) -> bool:
         """Tell whether a socket may be opened to an IP address, which may have a zone."""

@@ -73,7 +73,7 @@ def digest(secrets: Iterable[Secret], key: bytes, size: int) -> bytes:
 
 _KEY_SHAPES = re.compile(
     r"(?i:bearer)\s+[\x21-\x7e]{6,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|pplx|csk|nvapi|hf|fw|vck|tgp)[-_][A-Za-z0-9*_.\-]{6,}"
+    r"|\b(?:sk|pk|rk|gsk|xai|pplx|csk|nvapi|hf|fw|vck|tgp|ksw)[-_][A-Za-z0-9*_.\-]{6,}"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{20,}|\bya29\.[\w.-]{10,}"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
@@ -121,11 +121,13 @@ def quotes(text: str, secrets: tuple[Secret, ...]) -> bool:
 def without_keys(text: str) -> str:
     """Return a message about settings or files without what looks like a key that somebody put in the wrong place.
 
-    There is nothing to compare it with, so it goes by looks: shapes of keys that are known, and letters and digits
-    mixed in a row that no name has.
+    There is nothing to compare it with, so it goes by looks: shapes of keys that are known, the content of PEM files, and
+    letters and digits mixed in a row that no name has.
     """
-    return _RANDOM.sub(_REDACTED, _KEY_SHAPES.sub(_REDACTED, text))
+    return _RANDOM.sub(_REDACTED, _KEY_SHAPES.sub(_REDACTED, _PEM.sub(_REDACTED, text)))
 
+
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*(?:.*-----END [A-Z0-9 ]*-----|.*)", re.DOTALL)
 
 _RANDOM = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}[^\s'\"`,)]*")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")

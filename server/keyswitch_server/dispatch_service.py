@@ -14,11 +14,14 @@ from keyswitch.v1 import dispatch_service_pb2_grpc as pb_grpc
 from keyswitch_bridge.bounds import Bounds
 from keyswitch_bridge.calls import CallRecord, Calls
 from keyswitch_bridge.status import CODES
+from keyswitch_engine.credential import secrets_of
 from keyswitch_engine.custom_endpoint import PROVIDER_ID, endpoint_id
 from keyswitch_engine.dispatch import Dispatcher
 from keyswitch_engine.errors import DispatchError, Reason
 from keyswitch_engine.events import AttemptOutcome, Finished
 from keyswitch_engine.registry import Registry
+from keyswitch_engine.route import Route
+from keyswitch_engine.secret import quotes, without_keys
 
 from keyswitch_server.caller import current_caller
 from keyswitch_server.guard import client_left, commit, stopped
@@ -166,10 +169,19 @@ class _Line:
         blamed = (route for route in record.routes if (route.provider.id, route.model) == self._failed_at)
         route = next(blamed, None) or record.attempts.route or next(iter(record.routes), None)
         if route is not None:
-            fields |= {"provider": route.provider.id, "model": route.model, "dialect": route.surface.dialect.name}
+            fields |= {"provider": route.provider.id, "model": _shown(route), "dialect": route.surface.dialect.name}
             if route.provider.id == PROVIDER_ID:
                 fields["endpoint"] = endpoint_id(route.surface.base_url, route.model)
         log_call(self._log, self._method, code, began=record.received_at, fields=fields)
+
+
+def _shown(route: Route[Any]) -> str:
+    """Return the model of a route, which is what its caller wrote: without a key that was put into the wrong field."""
+    return "" if quotes(route.model, secrets_of(route.credential)) else _without_keys(route.model)
+
+
+_without_keys = functools.lru_cache(1024)(without_keys)
+"""Of a model id: services use few, and each would cost every one of its calls as much as a decision."""
 
 
 def _counts(finished: Finished | None) -> dict[str, Any]:

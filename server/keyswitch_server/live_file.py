@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from keyswitch_engine.secret import without_keys
+
 from keyswitch_server.logging import Logger, log_incident
 
 __all__ = ["LiveFile", "UnusableFileError", "read_bytes", "watched"]
@@ -23,6 +25,10 @@ _LOOK_SECONDS = 1.0
 
 class UnusableFileError(Exception):
     """A file cannot be used; the message names the setting and says why, and repeats nothing that is in the file."""
+
+    def __init__(self, message: str) -> None:
+        """Say so in *message*, without what looks like a key that was given in place of a file's name."""
+        super().__init__(without_keys(message))
 
 
 class LiveFile(Generic[T]):

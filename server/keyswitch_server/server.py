@@ -66,10 +66,8 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
     version = importlib.metadata.version("keyswitch")
     guard = Guard(log, callers.gate, settings.patience())
     policy = settings.egress_policy()
-    if policy.opens_loopback or policy.plain_http_hosts:
-        log.warning(
-            "egress_opened", problem="callers can reach loopback addresses, or hosts without TLS or local names"
-        )
+    if opened := settings.opened():
+        log.warning("egress_opened", problem="callers can reach more than public addresses over TLS", **opened)
     if settings.lacks:
         log.warning("insecure_listen", problem=settings.lacks)
     async with Egress(policy) as egress:
@@ -104,9 +102,6 @@ async def serve(settings: Settings, log: Logger, on_listening: Callable[[str], N
             provider_count=len(live().providers),
             tls=callers.credentials is not None,
             authentication=callers.methods,
-            egress_private_networks=[str(network) for network in settings.egress_private_networks],
-            egress_plain_http_hosts=sorted(settings.egress_plain_http_hosts),
-            egress_ports=sorted(settings.egress_ports),
         )
         try:
             async with live.watched(settings.providers_reload_seconds), watched(callers.files):

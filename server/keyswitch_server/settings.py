@@ -354,6 +354,15 @@ class Settings(BaseSettings):
         """Return how long callers may take."""
         return Patience(self.request_timeout, self.write_timeout, max(4, _SLOW_BYTES // self.max_message_bytes))
 
+    def opened(self) -> dict[str, list[str] | list[int]]:
+        """Return what is allowed beside public addresses over TLS at port 443, by setting; nothing if nothing is."""
+        allowed: dict[str, list[str] | list[int]] = {
+            "egress_private_networks": [str(network) for network in self.egress_private_networks],
+            "egress_plain_http_hosts": sorted(self.egress_plain_http_hosts),
+            "egress_ports": sorted(self.egress_ports),
+        }
+        return {setting: values for setting, values in allowed.items() if values}
+
     def egress_policy(self) -> EgressPolicy:
         """Return where calls may go."""
         return EgressPolicy(self.egress_private_networks, self.egress_plain_http_hosts, self.egress_ports)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 from contract.previous import MILESTONES, Contract
+from filling import leaves, put
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from google.rpc import error_details_pb2, status_pb2
@@ -64,13 +65,6 @@ RICH: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RICH["StreamGenerate"] = {**RICH["Generate"], "limits": {"totalTimeout": "20s", "coalesceWindow": "0.010s"}}
 RICH["ExplainRoute"] = RICH["Generate"]
-SAMPLES = {
-    "base_url": "https://127.0.0.1:1/v1",
-    "media_type": "image/png",
-    "url": "https://example.com/x.png",
-    "role": 1,
-    "parameters_json_schema": '{"type": "object"}',
-}
 
 
 @pytest.fixture(params=MILESTONES)
@@ -148,46 +142,6 @@ async def test_an_old_client_is_answered(old: grpc.aio.Channel, contract: Contra
             assert "output_tokens" in seen
         for raw in answers:
             assert_kept(contract, rpc, raw)
-
-
-def leaves(kind: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[tuple[FieldDescriptor, ...]]:
-    """Yield the ways to every field that holds no further message, going into no message twice on one way."""
-    for field in kind.fields:
-        inner = field.message_type
-        if inner is None or inner.full_name in seen or inner.name == "Duration" or not inner.fields:
-            yield (field,)
-        else:
-            for rest in leaves(inner, seen | {kind.full_name}):
-                yield (field, *rest)
-
-
-def put(message: Any, way: tuple[FieldDescriptor, ...]) -> None:
-    """Set the field at the end of a way to a sample, unless it has a value."""
-    *parents, last = way
-    for field in parents:
-        inner = getattr(message, field.name)
-        message = (inner[0] if inner else inner.add()) if field.is_repeated else inner
-    if last.message_type is not None:
-        inner = getattr(message, last.name)
-        inner = inner.add() if last.is_repeated else inner
-        inner.SetInParent()
-        if last.message_type.name == "Duration":
-            inner.seconds = 1
-        return
-    if getattr(message, last.name):
-        return
-    sample: Any = SAMPLES.get(last.name)
-    if sample is None:
-        number = 1.0 if last.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE) else 1
-        text = "{}" if last.name.endswith(("json", "json_schema")) else "x"
-        sample = {
-            FieldDescriptor.CPPTYPE_STRING: b"x" if last.type == FieldDescriptor.TYPE_BYTES else text,
-            FieldDescriptor.CPPTYPE_BOOL: True,
-        }.get(last.cpp_type, number)
-    if last.is_repeated:
-        getattr(message, last.name).append(sample)
-    else:
-        setattr(message, last.name, sample)
 
 
 @pytest.mark.parametrize("rpc", sorted(MINIMAL))

@@ -309,12 +309,3 @@ def test_a_refusal_says_why_and_nothing_else() -> None:
     """Who could call it instead is known to whoever refuses it, which may be a client itself."""
     with pytest.raises(DispatchError, match=r"from here: its host is a local name$"):
         EgressPolicy().admit("https://localhost:11434/v1")
-
-
-@pytest.mark.parametrize(
-    ("networks", "opens"),
-    [((), False), (("10.0.0.0/8",), False), (("127.0.0.1/32",), True), (("::/0",), True), (("0.0.0.0/0",), True)],
-)
-def test_a_policy_tells_whether_it_opens_loopback(networks: tuple[str, ...], opens: bool) -> None:
-    """The server warns where its callers reach what listens beside it."""
-    assert EgressPolicy(tuple(ipaddress.ip_network(network) for network in networks)).opens_loopback is opens

@@ -4,7 +4,7 @@ import pathlib
 import re
 
 import pytest
-from keyswitch_server.live_file import UnusableFileError
+from keyswitch_server.live_file import UnusableFileError, read_bytes
 from keyswitch_server.tokens import hashed, new_token, read_tokens
 
 
@@ -56,3 +56,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
     """A file that cannot be read says which one and why."""
     with pytest.raises(UnusableFileError, match=r"tokens: .*none\.toml cannot be read: No such file"):
         read_tokens(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["ksw_AtWh0vGc-pasted-token", "-----BEGIN PRIVATE KEY-----\nMIGHAgEA/MBMG\n"])
+def test_a_secret_in_place_of_a_files_name_is_not_repeated(name: str) -> None:
+    """Who pastes a token or a key where a path belongs reads which setting it was, and nothing of what was pasted."""
+    with pytest.raises(UnusableFileError) as raised:
+        read_bytes("tls_key", pathlib.Path(name))
+    assert str(raised.value).split(" cannot be read")[0] == "tls_key: [redacted]"
