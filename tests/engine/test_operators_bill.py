@@ -25,8 +25,11 @@ TEXT = Part(TextPart("hi"))
 def registry() -> Registry:
     pinned = VirtualModelTable("openrouter", "openai/gpt-4o-mini", Preferences(only=("azure",)))
     tables = OperatorTables(
-        menus={"all": MenuTable(("*",), ("openai/*", "openrouter/openai/gpt-4o-mini", "pinned"))},
-        virtual_models={"pinned": pinned},
+        menus={"all": MenuTable(("*",), ("openai/*", "openrouter/openai/gpt-4o-mini", "pinned", "sorted"))},
+        virtual_models={
+            "pinned": pinned,
+            "sorted": VirtualModelTable("openrouter", "openai/gpt-4o-mini", Preferences(sort="latency")),
+        },
     )
     keys = {name: ApiKey(Secret(f"key-of-{name}")) for name in ("openai", "openrouter")}
     return govern(load(), tables, keys)
@@ -102,6 +105,9 @@ def test_what_the_operator_pins_stays_pinned_on_its_bill(registry: Registry) -> 
     with pytest.raises(DispatchError) as raised:
         resolve(registry, Target(model="pinned", routing={"only": ["gold"]}), CONSENT)
     assert (raised.value.reason, raised.value.field) == (Reason.PLATFORM_NOT_ALLOWED, "target.routing.only")
+    with pytest.raises(DispatchError) as raised:
+        resolve(registry, Target(model="sorted", routing={"sort": {"by": "price"}}), CONSENT)
+    assert (raised.value.reason, raised.value.field) == (Reason.PLATFORM_NOT_ALLOWED, "target.routing.sort_by")
     open_wish = resolve(registry, Target(model="pinned", routing={"sort": "price"}), CONSENT)
     assert json.loads(open_wish.options_json) == {"provider": {"only": ["azure"], "sort": "price"}}
     own = [ProviderCredential("openrouter", ApiKey(Secret("k")))]
