@@ -184,7 +184,8 @@ def _check_operators_bill(target: Target, native: NativeModel, surface: Surface[
     if target.options_json.strip() not in ("", "{}"):
         raise _not_on_the_bill("options", "target.options_json")
     virtual = native.virtual.routing if native.virtual is not None else {}
-    for name in sorted(target.routing.keys() & (surface.routing.keys() | virtual.keys())):
+    set_already = overridden(surface, native.id, routing=virtual).routing
+    for name in sorted(target.routing.keys() & set_already.keys()):
         raise _not_on_the_bill("preferences that the operator has set", path_of(name, target.routing[name]))
 
 
