@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -19,6 +19,7 @@ from keyswitch_engine.route import Target
 from keyswitch_bridge import conversation
 from keyswitch_bridge.credentials import read_credentials, read_own
 from keyswitch_bridge.not_yet import refuse_fields
+from keyswitch_bridge.preferences import read_preferences
 from keyswitch_bridge.violations import Violations
 
 __all__ = [
@@ -41,7 +42,6 @@ GenerateMessage: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest
 
 _NO_SAMPLING = Sampling()
 REGION = re.compile(r"[a-z0-9-]{1,64}")
-_HOST = re.compile(r"[\x21-\x7e]{1,128}")
 _MAX_COALESCE, _MAX_TOP_LOGPROBS, _MAX_FALLBACKS, _MAX_ATTEMPTS = 1.0, 20, 8, 10
 
 
@@ -243,7 +243,7 @@ def read_target(target: target_pb2.Target, found: Violations, path: str = "targe
         credential_label=found.name(target.credential_label, f"{path}.credential_label", 64),
         options_json=found.json_object(target.options_json, f"{path}.options_json"),
         compatibility=_flags(target.compatibility) if target.HasField("compatibility") else {},
-        routing=_read_routing(target.routing, found, f"{path}.routing") if target.HasField("routing") else {},
+        routing=read_preferences(target.routing, found, f"{path}.routing") if target.HasField("routing") else {},
         custom_endpoint=(
             _read_endpoint(target.custom_endpoint, found, f"{path}.custom_endpoint")
             if target.HasField("custom_endpoint")
@@ -268,36 +268,3 @@ def _read_endpoint(endpoint: target_pb2.CustomEndpoint, found: Violations, path:
         dialect=found.name(endpoint.dialect, f"{path}.dialect", 64) or "openai-chat",
         compatibility=_flags(endpoint.compatibility) if endpoint.HasField("compatibility") else {},
     )
-
-
-_SORTS = ("price", "throughput", "latency")
-_DATA_COLLECTION: dict[int, str] = {target_pb2.DATA_COLLECTION_ALLOW: "allow", target_pb2.DATA_COLLECTION_DENY: "deny"}
-_MAX_HOSTS, _MAX_PREFERENCE = 64, 1e9
-
-
-def _read_routing(routing: target_pb2.RoutingPreferences, found: Violations, place: str) -> dict[str, Any]:
-    """Read what a router is wished to do: what was given, by its name, in the contract's order."""
-    wishes: dict[str, Any] = {}
-    for field, value in routing.ListFields():
-        path = f"{place}.{field.name}"
-        match field.name:
-            case "order" | "only" | "ignore" | "quantizations":
-                if len(value) > _MAX_HOSTS:
-                    found.add(path, f"at most {_MAX_HOSTS}")
-                wishes[field.name] = [
-                    found.pattern(name, _HOST, f"{path}[{number}]") for number, name in enumerate(value)
-                ]
-            case "sort":
-                wishes[field.name] = found.one_of(value, _SORTS, path)
-            case "data_collection":
-                wishes[field.name] = found.enum(value, _DATA_COLLECTION, path)
-            case "max_price":
-                wishes[field.name] = {
-                    price.name: found.number(amount, f"{path}.{price.name}", 0, _MAX_PREFERENCE)
-                    for price, amount in value.ListFields()
-                }
-            case "preferred_min_throughput" | "preferred_max_latency":
-                wishes[field.name] = found.number(value, path, 0, _MAX_PREFERENCE)
-            case _:
-                wishes[field.name] = value
-    return wishes

@@ -17,10 +17,10 @@ from keyswitch_engine.decision import clean_model, native_model
 from keyswitch_engine.errors import InvalidRequest, RequestError
 from keyswitch_engine.keyring import check_kind
 from keyswitch_engine.operator import Menu, Operator, VirtualModel
-from keyswitch_engine.overrides import overridden, with_routing
+from keyswitch_engine.overrides import overridden
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry, RegistryError
-from keyswitch_engine.routing_preferences import Preferences
+from keyswitch_engine.routing_preferences import Preferences, untold
 
 __all__ = ["MenuTable", "OperatorTables", "PolicyTable", "VirtualModelTable", "govern", "quoted", "setting_of_key"]
 
@@ -131,12 +131,13 @@ def _virtual(registry: Registry, name: str, table: VirtualModelTable) -> Virtual
     except RequestError as error:
         raise RegistryError(f"{setting}.model: {error.message}") from error
     wishes = table.routing.wishes
+    surface = provider.dialects[0]
     try:
-        surface = overridden(provider.dialects[0], native, table.compatibility)
-        with_routing(provider, surface, "", wishes)
-    except RequestError as error:
-        found = error.violations[0].description if isinstance(error, InvalidRequest) else error.message
-        raise RegistryError(f"{setting}: {found}") from error
+        overridden(surface, native, table.compatibility)
+    except InvalidRequest as error:
+        raise RegistryError(f"{setting}.compatibility: {error.violations[0].description}") from error
+    for wish in untold(surface.routing_preferences, wishes):
+        raise RegistryError(f"{setting}.routing.{wish}: {provider.name} takes no such wish")
     return VirtualModel(name, provider, native, wishes, table.compatibility)
 
 

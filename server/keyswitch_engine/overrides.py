@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from keyswitch_engine.errors import InvalidRequest, Reason, Unavailable, Violation
+from keyswitch_engine.errors import InvalidRequest, Violation
 from keyswitch_engine.provider import D, Provider, Surface
-from keyswitch_engine.routing_preferences import Wishes, merged, with_wishes
+from keyswitch_engine.routing_preferences import ROUTERS, Wishes, merged, path_of, untold, with_wishes
 
 __all__ = ["overridden", "with_routing"]
 
@@ -55,13 +55,16 @@ def with_routing(provider: Provider, surface: Surface[D], options_json: str, wis
     """Return what is merged into the body last: the caller's options, and what a router is wished to do.
 
     Raises:
-        InvalidRequest: the options say it too.
-        Unavailable: the provider is no router that takes them.
+        InvalidRequest: the options say it too, or the provider takes no such wish.
     """
     if not wishes:
         return options_json
-    if not surface.routing_preferences:
-        raise Unavailable(
-            Reason.UNSUPPORTED_FEATURE, f"{provider.name} is no router that takes preferences", field="target.routing"
-        )
-    return with_wishes(options_json, surface.routing_preferences, wishes)
+    router = surface.routing_preferences
+    if not router:
+        rule = f"{provider.name} takes no routing preferences here; leave them out, or choose a router"
+        raise InvalidRequest([Violation("target.routing", rule)])
+    if unfit := untold(router, wishes):
+        known = " and ".join(sorted(ROUTERS[router].takes))
+        rule = f"{provider.name} knows no preference but {known}; leave this one out"
+        raise InvalidRequest([Violation(path_of(name, wishes[name]), rule) for name in unfit])
+    return with_wishes(options_json, router, wishes)

@@ -16,10 +16,10 @@ from keyswitch_engine.dialects import DIALECTS, TOKEN_COUNTERS
 from keyswitch_engine.dialects.base import Flags, Profile
 from keyswitch_engine.embeddings import EMBEDDINGS
 from keyswitch_engine.error_rules import ErrorRule
-from keyswitch_engine.errors import Reason, Unavailable
+from keyswitch_engine.errors import Reason
 from keyswitch_engine.model_listing import LISTINGS
 from keyswitch_engine.provider import Auth, D, ModelOverride, Provider, Speaks, Surface
-from keyswitch_engine.routing_preferences import Preferences, with_wishes
+from keyswitch_engine.routing_preferences import Preferences, untold
 
 __all__ = [
     "PARAMETERS",
@@ -341,14 +341,10 @@ def _flags(key: str, dialect: Speaks, compatibility: Mapping[str, Any]) -> Flags
 
 def _check_wishes(key: str, table: SurfaceTable, preferences: Preferences) -> None:
     """Refuse wishes where nobody takes them."""
-    if not preferences.wishes:
-        return
-    if not table.routing_preferences:
-        raise RowError(key, "without routing_preferences there is nobody to tell")
-    try:
-        with_wishes("", table.routing_preferences, preferences.wishes)
-    except Unavailable as error:
-        raise RowError(key, error.message) from error
+    router = table.routing_preferences
+    for name in untold(router, preferences.wishes):
+        problem = f"the router {router} takes no such wish" if router else "without routing_preferences nobody takes it"
+        raise RowError(f"{key}.{name}", problem)
 
 
 def _offer(file: ProviderFile, key: str, known: Mapping[str, D]) -> Surface[D] | None:

@@ -26,7 +26,7 @@ from keyswitch_engine.overrides import overridden, with_routing
 from keyswitch_engine.provider import D, Provider, Surface
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route, Target
-from keyswitch_engine.routing_preferences import merged
+from keyswitch_engine.routing_preferences import merged, path_of
 
 __all__ = ["resolve", "resolve_embeddings", "resolve_model_listing", "resolve_token_counting"]
 
@@ -184,8 +184,9 @@ def _check_operators_bill(target: Target, native: NativeModel, surface: Surface[
     if target.options_json.strip() not in ("", "{}"):
         raise _not_on_the_bill("options", "target.options_json")
     virtual = native.virtual.routing if native.virtual is not None else {}
-    for name in sorted(target.routing.keys() & (surface.routing.keys() | virtual.keys())):
-        raise _not_on_the_bill("preferences that the operator has set", f"target.routing.{name}")
+    set_already = overridden(surface, native.id, routing=virtual).routing
+    for name in sorted(target.routing.keys() & set_already.keys()):
+        raise _not_on_the_bill("preferences that the operator has set", path_of(name, target.routing[name]))
 
 
 def _not_on_the_bill(what: str, field: str) -> RequestError:
@@ -242,7 +243,8 @@ def _with_overrides(surface: Surface[D], native: NativeModel, target: Target) ->
     if virtual is not None:
         try:
             overridden(surface, native.id, virtual.compatibility)
-        except InvalidRequest:  # the operator's flags fit its provider's first dialect, and the caller chose another
+            with_routing(virtual.provider, surface, "", virtual.routing)
+        except InvalidRequest:  # what the operator says fits its provider's first dialect, and the caller chose another
             rule = f"{virtual.name} is set up for another dialect"
             raise InvalidRequest([Violation("target.dialect", rule)]) from None
         routing = merged(virtual.routing, target.routing)

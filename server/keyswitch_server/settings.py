@@ -213,8 +213,8 @@ class Settings(BaseSettings):
     )
     virtual_models: dict[str, Annotated[VirtualModelTable, _as(VirtualModelTable)]] = Field(
         {},
-        description="Names of the operator's for models: each with `provider`, `model`, and `routing` and "
-        "`compatibility` as in a request.",
+        description="Names of the operator's for models: each with `provider`, `model`, `routing` with wishes "
+        "about a router's hosts (docs/routing.md lists them), and `compatibility` as in a request.",
     )
     policy: Annotated[PolicyTable, _as(PolicyTable)] = Field(
         PolicyTable(),

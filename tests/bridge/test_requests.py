@@ -10,7 +10,7 @@ from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch_bridge import not_yet
 from keyswitch_bridge.requests import read_explain, read_generate
 from keyswitch_engine.credential import ApiKey
-from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason
+from keyswitch_engine.errors import DispatchError, InvalidRequest, Reason, Violation
 
 VALID: dict[str, Any] = {
     "target": {"provider": "sandbox", "model": "sandbox/echo"},
@@ -233,7 +233,9 @@ def test_no_field_that_is_set_is_ignored(path: str) -> None:
         assert repr(after) != repr(before) or path in allowed_equal | MEANINGLESS, path
 
 
-MEANINGLESS = {"sampling", "limits", "target", "target.compatibility", "target.routing", "reasoning", "limits.connect_timeout",
+MEANINGLESS = {"sampling", "limits", "target", "target.compatibility", "target.routing", "target.routing.max_price",
+               "target.routing.sort_by", "target.routing.preferred_min_throughput_by",
+               "target.routing.preferred_max_latency_by", "reasoning", "limits.connect_timeout",
                "limits.first_token_timeout", "limits.idle_timeout", "limits.total_timeout",
                "limits.coalesce_window", "limits.hedge_after"}  # fmt: skip
 """Messages and durations that are present but empty, which means the same as absent."""
@@ -322,8 +324,13 @@ def test_routing_preferences_are_read_as_they_were_given() -> None:
         ({"order": ["a b"]}, "target.routing.order[0]"),
         ({"only": ["x"] * 65}, "target.routing.only"),
         ({"sort": "luck"}, "target.routing.sort"),
+        ({"sortBy": {"by": "luck"}}, "target.routing.sort_by.by"),
+        ({"sortBy": {"by": "price", "partition": "luck"}}, "target.routing.sort_by.partition"),
         ({"maxPrice": {"prompt": -1}}, "target.routing.max_price.prompt"),
+        ({"maxPrice": {"audio": "Infinity"}}, "target.routing.max_price.audio"),
         ({"preferredMinThroughput": -1}, "target.routing.preferred_min_throughput"),
+        ({"preferredMinThroughputBy": {"p50": 1, "p99": -1}}, "target.routing.preferred_min_throughput_by.p99"),
+        ({"preferredMaxLatencyBy": {"p75": "NaN"}}, "target.routing.preferred_max_latency_by.p75"),
     ],
 )
 def test_a_preference_that_makes_no_sense_names_its_field(routing: dict[str, Any], path: str) -> None:
@@ -331,3 +338,23 @@ def test_a_preference_that_makes_no_sense_names_its_field(routing: dict[str, Any
     with pytest.raises(InvalidRequest) as raised:
         read_generate(message(target={"provider": "sandbox", "routing": routing}))
     assert raised.value.field == path
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "table"),
+    [
+        ("sort", "price", {"by": "price"}),
+        ("preferred_min_throughput", 5, {"p50": 5}),
+        ("preferred_max_latency", 0, {}),
+    ],
+)
+def test_a_preference_is_given_in_one_of_its_forms(name: str, plain: str | float, table: dict[str, Any]) -> None:
+    """Two forms of one preference contradict each other, even if they say the same; the error names both fields."""
+    routing = {name: plain, f"{name}_by": table}
+    with pytest.raises(InvalidRequest) as raised:
+        read_generate(message(target={"provider": "sandbox", "routing": routing}))
+    assert raised.value.violations == (
+        Violation(
+            f"target.routing.{name}_by", f"says in another form what target.routing.{name} says; set one of them"
+        ),
+    )

@@ -21,6 +21,7 @@ from keyswitch_client import (
     CredentialError,
     DeadlineError,
     Finished,
+    InvalidRequestError,
     KeyswitchError,
     RateLimitedError,
     Started,
@@ -28,7 +29,6 @@ from keyswitch_client import (
     ToolCallStart,
     TruncatedError,
     UnavailableError,
-    UnsupportedError,
 )
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.errors import BY_REASON, from_status
@@ -550,11 +550,13 @@ async def test_embeddings_are_tried_as_often_and_elsewhere_as_asked(server: Serv
 
 
 async def test_routing_preferences_are_for_routers(client: AsyncClient) -> None:
-    """The client passes them on; a provider that is no router refuses them."""
-    wishes = target_pb2.RoutingPreferences(only=["a"])
-    with pytest.raises(UnsupportedError) as raised:
+    """The client passes them on; to a provider that is no router they are invalid, unless they wish nothing."""
+    wishes = target_pb2.RoutingPreferences(only=["a"], sort_by=target_pb2.RoutingSort(by="latency"))
+    with pytest.raises(InvalidRequestError) as raised:
         await client.generate(model="sandbox/echo", credentials={"sandbox": "k"}, messages="x", routing=wishes)
-    assert raised.value.reason == "UNSUPPORTED_FEATURE"
+    assert (raised.value.reason, raised.value.field) == ("INVALID_REQUEST", "target.routing")
+    nothing = target_pb2.RoutingPreferences()
+    await client.generate(model="sandbox/echo", credentials={"sandbox": "k"}, messages="x", routing=nothing)
     explained = await client.explain(model="openrouter/auto", credentials={"openrouter": "k"}, routing=wishes)
     assert any("routing preferences" in reason for reason in explained.routes[0].reasons)
 

@@ -195,11 +195,11 @@ REFUSED = [
     (virtual(lines='model = "x"'), "virtual_models.ours: "),
     (
         virtual(lines='provider = "openai"\nmodel = "x"\nrouting = { order = ["a"] }'),
-        "virtual_models.ours: OpenAI is no router that takes preferences",
+        "virtual_models.ours.routing.order: OpenAI takes no such wish",
     ),
     (
         virtual(lines='provider = "vercel"\nmodel = "a/x"\nrouting = { zdr = true }'),
-        "virtual_models.ours: target.routing.zdr: this router knows order and only",
+        "virtual_models.ours.routing.zdr: Vercel AI Gateway takes no such wish",
     ),
     (
         virtual(lines='provider = "openrouter"\nmodel = "a/x"\nrouting = { fallbacks = ["a"] }'),
@@ -210,8 +210,24 @@ REFUSED = [
         "virtual_models.ours: routing.sort: ",
     ),
     (
+        virtual(lines='provider = "openrouter"\nmodel = "a/x"\nrouting = { sort = { by = "luck" } }'),
+        "virtual_models.ours: routing.sort.by: ",
+    ),
+    (
+        virtual(lines='provider = "openrouter"\nmodel = "a/x"\nrouting = { preferred_max_latency = { p98 = 1 } }'),
+        "virtual_models.ours: routing.preferred_max_latency.p98: ",
+    ),
+    (
+        virtual(lines='provider = "openrouter"\nmodel = "a/x"\nrouting = { preferred_min_throughput = nan }'),
+        "virtual_models.ours: routing.preferred_min_throughput: ",
+    ),
+    (
+        virtual(lines='provider = "vercel"\nmodel = "a/x"\nrouting = { sort = { by = "price" } }'),
+        "virtual_models.ours.routing.sort: Vercel AI Gateway takes no such wish",
+    ),
+    (
         virtual(lines='provider = "groq"\nmodel = "x"\ncompatibility = { max_tokens_field = "tokens" }'),
-        "virtual_models.ours: max_tokens_field: no flag, or no value of it, that openai-chat has",
+        "virtual_models.ours.compatibility: max_tokens_field: no flag, or no value of it, that openai-chat has",
     ),
     (virtual(lines='provider = "openai"\nmodel = "x"\ndialect = "openai-chat"'), "virtual_models.ours: dialect: "),
     # policy, and tables that there are not
@@ -279,7 +295,7 @@ REFUSED = [
     ),
     pytest.param(
         virtual(lines='provider = "groq"\nmodel = "x"\ncompatibility = { max_tokens = "x" }'),
-        "virtual_models.ours: max_tokens: no flag, or no value of it, that openai-chat has",
+        "virtual_models.ours.compatibility: max_tokens: no flag, or no value of it, that openai-chat has",
     ),
     pytest.param(
         '[platform_keys]\nazure = { env = "CANARY_KEY", resource = "a/b" }',

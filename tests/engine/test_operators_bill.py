@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import Any
 
 import pytest
@@ -25,8 +26,11 @@ TEXT = Part(TextPart("hi"))
 def registry() -> Registry:
     pinned = VirtualModelTable("openrouter", "openai/gpt-4o-mini", Preferences(only=("azure",)))
     tables = OperatorTables(
-        menus={"all": MenuTable(("*",), ("openai/*", "openrouter/openai/gpt-4o-mini", "pinned"))},
-        virtual_models={"pinned": pinned},
+        menus={"all": MenuTable(("*",), ("openai/*", "openrouter/openai/gpt-4o-mini", "pinned", "sorted"))},
+        virtual_models={
+            "pinned": pinned,
+            "sorted": VirtualModelTable("openrouter", "openai/gpt-4o-mini", Preferences(sort="latency")),
+        },
     )
     keys = {name: ApiKey(Secret(f"key-of-{name}")) for name in ("openai", "openrouter")}
     return govern(load(), tables, keys)
@@ -102,8 +106,30 @@ def test_what_the_operator_pins_stays_pinned_on_its_bill(registry: Registry) -> 
     with pytest.raises(DispatchError) as raised:
         resolve(registry, Target(model="pinned", routing={"only": ["gold"]}), CONSENT)
     assert (raised.value.reason, raised.value.field) == (Reason.PLATFORM_NOT_ALLOWED, "target.routing.only")
+    with pytest.raises(DispatchError) as raised:
+        resolve(registry, Target(model="sorted", routing={"sort": {"by": "price"}}), CONSENT)
+    assert (raised.value.reason, raised.value.field) == (Reason.PLATFORM_NOT_ALLOWED, "target.routing.sort_by")
     open_wish = resolve(registry, Target(model="pinned", routing={"sort": "price"}), CONSENT)
     assert json.loads(open_wish.options_json) == {"provider": {"only": ["azure"], "sort": "price"}}
     own = [ProviderCredential("openrouter", ApiKey(Secret("k")))]
     free = resolve(registry, Target(model="pinned", routing={"only": ["gold"]}), own)
     assert json.loads(free.options_json) == {"provider": {"only": ["gold"]}}
+
+
+def test_what_a_file_sets_for_a_model_is_pinned_too(tmp_path: pathlib.Path) -> None:
+    """On the operator's bill a provider's file has the last word at every level, for all models and for some."""
+    (tmp_path / "acme.toml").write_text(
+        'schema = 1\nid = "acme"\nname = "Acme"\nbase_url = "https://acme.example/v1"\n'
+        '[[dialects]]\nname = "openai-chat"\npath = "/chat/completions"\nrouting_preferences = "openrouter"\n'
+        'routing = { zdr = true }\n[[dialects.model_overrides]]\nmodel = "^mini$"\nrouting = { only = ["azure"] }\n'
+    )
+    menu = MenuTable(("*",), ("acme/*",))
+    rows = govern(load([tmp_path]), OperatorTables(menus={"all": menu}), {"acme": ApiKey(Secret("k"))})
+    wishes: dict[str, Any]
+    for model, wishes in (("mini", {"only": ["gold"]}), ("mini", {"zdr": False}), ("other", {"zdr": False})):
+        with pytest.raises(DispatchError) as raised:
+            resolve(rows, Target(provider="acme", model=model, routing=wishes), CONSENT)
+        field = f"target.routing.{next(iter(wishes))}"
+        assert (raised.value.reason, raised.value.field) == (Reason.PLATFORM_NOT_ALLOWED, field)
+    free = resolve(rows, Target(provider="acme", model="other", routing={"only": ["gold"]}), CONSENT)
+    assert json.loads(free.options_json) == {"provider": {"zdr": True, "only": ["gold"]}}

@@ -88,6 +88,36 @@ def test_flags_and_wishes_go_from_provider_to_model_to_virtual_model_to_request(
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "asked", "sent"),
+    [
+        ('sort = "price"', {"sort": {"by": "latency"}}, {"sort": {"by": "latency"}}),
+        ('sort = { by = "price" }', {"sort": "latency"}, {"sort": "latency"}),
+        ('sort = { by = "price" }', {"sort": {"partition": "none"}}, {"sort": {"by": "price", "partition": "none"}}),
+        (
+            "preferred_max_latency = { p50 = 1, p90 = 5 }",
+            {"preferred_max_latency": {"p90": 3.0, "p99": 9.0}},
+            {"preferred_max_latency": {"p50": 1.0, "p90": 3.0, "p99": 9.0}},
+        ),
+        (
+            "preferred_min_throughput = 40",
+            {"preferred_min_throughput": {"p50": 50.0}},
+            {"preferred_min_throughput": {"p50": 50.0}},
+        ),
+        ("max_price = { audio = 1 }", {"max_price": {"prompt": 2.0}}, {"max_price": {"audio": 1.0, "prompt": 2.0}}),
+    ],
+)
+def test_a_wish_in_another_form_replaces_and_a_table_merges(
+    tmp_path: pathlib.Path, file: str, asked: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    """A word or number over a table, or a table over those, is the later level's alone; tables merge in their turn."""
+    row, _, _ = ROW.partition("[[dialects.model_overrides]]")
+    said = 'data_collection = "deny", only = ["provider"], max_price = { prompt = 1 }'
+    assert said in row
+    (tmp_path / "acme.toml").write_text(row.replace(said, file))
+    assert decided(load([tmp_path]), "plain", routing=asked)[1] == sent
+
+
 def test_an_endpoints_flags_lie_between_the_dialects_and_the_requests() -> None:
     """A custom endpoint says how it differs, and the request has the last word."""
     endpoint = CustomEndpoint(
@@ -96,6 +126,16 @@ def test_an_endpoints_flags_lie_between_the_dialects_and_the_requests() -> None:
     target = Target(custom_endpoint=endpoint, compatibility={"seed_field": "random_seed"})
     flags = resolve(load(), target, []).surface.profile.flags
     assert flags == ChatFlags(system_role="developer", seed_field="random_seed")
+
+
+def test_a_virtual_models_wishes_need_a_dialect_that_takes_them(tmp_path: pathlib.Path) -> None:
+    """Where its provider takes no wishes in the dialect that a request chooses, the choice is what is wrong."""
+    (tmp_path / "acme.toml").write_text(ROW + '\n[[dialects]]\nname = "openai-responses"\npath = "/responses"\n')
+    virtual = VirtualModelTable("acme", "plain", Preferences(only=("virtual",)))
+    rows = govern(load([tmp_path]), OperatorTables(virtual_models={"v": virtual}), {})
+    with pytest.raises(DispatchError) as raised:
+        decided(rows, "v", dialect="openai-responses")
+    assert (raised.value.reason, raised.value.field) == (Reason.INVALID_REQUEST, "target.dialect")
 
 
 def test_a_flag_that_the_dialect_has_not_is_the_requests_fault(rows: Registry) -> None:
@@ -113,9 +153,23 @@ def test_a_flag_that_the_dialect_has_not_is_the_requests_fault(rows: Registry) -
         ('seed_field = "random_seed" }', 'seed_feld = "x" }', "dialects[0].model_overrides[0].compatibility.seed_feld"),
         ('model = "^think"', 'model = "("', "dialects[0].model_overrides[0].model"),
         ('routing = { only = ["model"], zdr = true }', "routing = { fallbacks = 1 }", "routing.fallbacks"),
-        ('routing_preferences = "openrouter"', "", "dialects[0].routing"),
-        ('routing_preferences = "openrouter"', 'routing_preferences = "vercel"', "dialects[0].routing"),
+        ('routing_preferences = "openrouter"', "", "dialects[0].routing.only: without routing_preferences nobody"),
+        (
+            'routing_preferences = "openrouter"',
+            'routing_preferences = "vercel"',
+            "dialects[0].routing.data_collection: the router vercel takes no such wish",
+        ),
         ('data_collection = "deny"', 'data_collection = "maybe"', "dialects[0].routing.data_collection"),
+        ('data_collection = "deny"', 'sort = "luck"', "dialects[0].routing.sort: "),
+        (
+            'data_collection = "deny"',
+            'sort = { by = "price", partition = "all" }',
+            "dialects[0].routing.sort.partition: ",
+        ),
+        ('data_collection = "deny"', "preferred_max_latency = inf", "dialects[0].routing.preferred_max_latency: "),
+        ('data_collection = "deny"', "preferred_max_latency = { p50 = -1 }", "routing.preferred_max_latency.p50: "),
+        ('data_collection = "deny"', "preferred_min_throughput = { p98 = 1 }", "preferred_min_throughput.p98: "),
+        ("max_price = { prompt = 1 }", "max_price = { audio = nan }", "dialects[0].routing.max_price.audio: "),
     ],
 )
 def test_a_level_that_means_nothing_refuses_to_load(tmp_path: pathlib.Path, old: str, new: str, where: str) -> None:

@@ -29,6 +29,7 @@ from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry, load
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve
+from keyswitch_engine.routing_preferences import Preferences
 from keyswitch_engine.secret import Secret
 
 FOLDER = pathlib.Path(__file__).parent / "decisions"
@@ -94,6 +95,8 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Label of the credential to use."""
     consent: tuple[str, ...] = ()
     """Providers that the request consents to the operator's key for; `*` is every one. `name@label` has a label."""
+    routing: Preferences = Preferences()
+    """Wishes about the hosts behind a router."""
     tenant: str = ""
     operator: str = ""
     """Table of `operators/NAME.toml` that the operator lays down; empty for none at all."""
@@ -186,6 +189,7 @@ def decide(row: Decision, *, backwards: bool) -> Route[Dialect] | DispatchError:
         dialect=row.dialect,
         region=row.region,
         credential_label=row.label,
+        routing=row.routing.wishes,
         custom_endpoint=endpoint,
     )
     credentials = [*map(key_for, row.keys), *map(consent_to, row.consent)]

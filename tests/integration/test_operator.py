@@ -10,6 +10,7 @@ from aiohttp import web
 from keyswitch.v1 import credential_pb2, dispatch_service_pb2, target_pb2, usage_pb2
 from keyswitch_client import AsyncClient, KeyswitchError
 from support import EGRESS, ServerProcess, http_provider, server_process
+from wishes import WISHED
 
 ROW = """schema = 1
 id = "{id}"
@@ -177,6 +178,17 @@ async def test_a_virtual_model_is_a_model_with_its_own_routing(client: AsyncClie
         ("vendor/other", {"data_collection": "deny", "only": ["c"]}),
     ]
     assert [key for _, key, _ in upstream.seen] == ["Bearer k", "Bearer k", "Bearer platform-key-of-router", "Bearer k"]
+
+
+@pytest.mark.parametrize("form", WISHED)
+async def test_a_router_is_sent_every_preference_of_the_contract(
+    client: AsyncClient, upstream: Upstream, form: str
+) -> None:
+    """What a request wishes arrives in OpenRouter's own form, over what the provider's file says."""
+    wishes, spelt = WISHED[form]
+    await client.generate(model="router/vendor/other", messages="hi", credentials={"router": "k"}, routing=wishes)
+    ((_, _, body),) = upstream.seen
+    assert body["provider"] == {"data_collection": "deny", "only": ["c"]} | spelt
 
 
 async def test_what_is_listed_is_explained_and_served(client: AsyncClient, upstream: Upstream) -> None:

@@ -84,7 +84,9 @@ class Target(_message.Message):
 
     @_builtins.property
     def routing(self) -> Global___RoutingPreferences:
-        """Optional. How a router should choose among the hosts of a model. Refused for providers that are no routers."""
+        """Optional. How a router should choose among the hosts of a model. Invalid for providers that are no routers, as is
+        any part that the router does not take; empty, it wishes nothing.
+        """
 
     @_builtins.property
     def compatibility(self) -> Global___Compatibility:
@@ -192,7 +194,8 @@ Global___Header: _TypeAlias = Header  # noqa: Y015
 @_typing.final
 class RoutingPreferences(_message.Message):
     """RoutingPreferences are the wishes that a router understands about the hosts behind it. They are sent as given:
-    nothing is inferred, added or reordered.
+    nothing is inferred, added or reordered. A wish that a router takes in two forms has a field for each, of which at
+    most one is set.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -210,6 +213,9 @@ class RoutingPreferences(_message.Message):
     MAX_PRICE_FIELD_NUMBER: _builtins.int
     PREFERRED_MIN_THROUGHPUT_FIELD_NUMBER: _builtins.int
     PREFERRED_MAX_LATENCY_FIELD_NUMBER: _builtins.int
+    SORT_BY_FIELD_NUMBER: _builtins.int
+    PREFERRED_MIN_THROUGHPUT_BY_FIELD_NUMBER: _builtins.int
+    PREFERRED_MAX_LATENCY_BY_FIELD_NUMBER: _builtins.int
     allow_fallbacks: _builtins.bool
     """Whether hosts outside `order` may serve as fallbacks; the router's default if absent."""
     require_parameters: _builtins.bool
@@ -221,7 +227,7 @@ class RoutingPreferences(_message.Message):
     enforce_distillable_text: _builtins.bool
     """Whether only models whose outputs may be distilled qualify; the router's default if absent."""
     sort: _builtins.str
-    """Sorts hosts by `price`, `throughput` or `latency`; the router's default if empty."""
+    """Sorts hosts by `price`, `throughput`, `latency` or `exacto`; the router's default if empty."""
     preferred_min_throughput: _builtins.float
     """Preferred lower bound on throughput, in tokens a second."""
     preferred_max_latency: _builtins.float
@@ -246,6 +252,18 @@ class RoutingPreferences(_message.Message):
     def max_price(self) -> Global___MaxPrice:
         """Upper bounds on price."""
 
+    @_builtins.property
+    def sort_by(self) -> Global___RoutingSort:
+        """Sorts hosts, and says across which models. Instead of `sort`."""
+
+    @_builtins.property
+    def preferred_min_throughput_by(self) -> Global___Percentiles:
+        """Preferred lower bounds on throughput, in tokens a second. Instead of `preferred_min_throughput`."""
+
+    @_builtins.property
+    def preferred_max_latency_by(self) -> Global___Percentiles:
+        """Preferred upper bounds on latency, in seconds. Instead of `preferred_max_latency`."""
+
     def __init__(
         self,
         *,
@@ -262,10 +280,13 @@ class RoutingPreferences(_message.Message):
         max_price: Global___MaxPrice | None = ...,
         preferred_min_throughput: _builtins.float | None = ...,
         preferred_max_latency: _builtins.float | None = ...,
+        sort_by: Global___RoutingSort | None = ...,
+        preferred_min_throughput_by: Global___Percentiles | None = ...,
+        preferred_max_latency_by: Global___Percentiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_enforce_distillable_text", b"_enforce_distillable_text", "_preferred_max_latency", b"_preferred_max_latency", "_preferred_min_throughput", b"_preferred_min_throughput", "_require_parameters", b"_require_parameters", "_zdr", b"_zdr", "allow_fallbacks", b"allow_fallbacks", "enforce_distillable_text", b"enforce_distillable_text", "max_price", b"max_price", "preferred_max_latency", b"preferred_max_latency", "preferred_min_throughput", b"preferred_min_throughput", "require_parameters", b"require_parameters", "zdr", b"zdr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_enforce_distillable_text", b"_enforce_distillable_text", "_preferred_max_latency", b"_preferred_max_latency", "_preferred_min_throughput", b"_preferred_min_throughput", "_require_parameters", b"_require_parameters", "_zdr", b"_zdr", "allow_fallbacks", b"allow_fallbacks", "enforce_distillable_text", b"enforce_distillable_text", "max_price", b"max_price", "preferred_max_latency", b"preferred_max_latency", "preferred_max_latency_by", b"preferred_max_latency_by", "preferred_min_throughput", b"preferred_min_throughput", "preferred_min_throughput_by", b"preferred_min_throughput_by", "require_parameters", b"require_parameters", "sort_by", b"sort_by", "zdr", b"zdr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_enforce_distillable_text", b"_enforce_distillable_text", "_preferred_max_latency", b"_preferred_max_latency", "_preferred_min_throughput", b"_preferred_min_throughput", "_require_parameters", b"_require_parameters", "_zdr", b"_zdr", "allow_fallbacks", b"allow_fallbacks", "data_collection", b"data_collection", "enforce_distillable_text", b"enforce_distillable_text", "ignore", b"ignore", "max_price", b"max_price", "only", b"only", "order", b"order", "preferred_max_latency", b"preferred_max_latency", "preferred_min_throughput", b"preferred_min_throughput", "quantizations", b"quantizations", "require_parameters", b"require_parameters", "sort", b"sort", "zdr", b"zdr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_enforce_distillable_text", b"_enforce_distillable_text", "_preferred_max_latency", b"_preferred_max_latency", "_preferred_min_throughput", b"_preferred_min_throughput", "_require_parameters", b"_require_parameters", "_zdr", b"_zdr", "allow_fallbacks", b"allow_fallbacks", "data_collection", b"data_collection", "enforce_distillable_text", b"enforce_distillable_text", "ignore", b"ignore", "max_price", b"max_price", "only", b"only", "order", b"order", "preferred_max_latency", b"preferred_max_latency", "preferred_max_latency_by", b"preferred_max_latency_by", "preferred_min_throughput", b"preferred_min_throughput", "preferred_min_throughput_by", b"preferred_min_throughput_by", "quantizations", b"quantizations", "require_parameters", b"require_parameters", "sort", b"sort", "sort_by", b"sort_by", "zdr", b"zdr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_fallbacks: _TypeAlias = _typing.Literal["allow_fallbacks"]  # noqa: Y015
     _WhichOneofArgType__allow_fallbacks: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks"]  # noqa: Y015
@@ -295,8 +316,83 @@ class RoutingPreferences(_message.Message):
 Global___RoutingPreferences: _TypeAlias = RoutingPreferences  # noqa: Y015
 
 @_typing.final
+class RoutingSort(_message.Message):
+    """RoutingSort says how a router sorts hosts where it may serve a request by one of several models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """`price`, `throughput`, `latency` or `exacto`; the router's default if empty."""
+    partition: _builtins.str
+    """`model` sorts the hosts of each model apart, `none` those of all models together; the router's default if empty."""
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        partition: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutingSort: _TypeAlias = RoutingSort  # noqa: Y015
+
+@_typing.final
+class Percentiles(_message.Message):
+    """Percentiles bound what varies from request to request, each at one percentile of what a router has measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_FIELD_NUMBER: _builtins.int
+    P75_FIELD_NUMBER: _builtins.int
+    P90_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    p50: _builtins.float
+    """Bound on the median."""
+    p75: _builtins.float
+    """Bound on the 75th percentile."""
+    p90: _builtins.float
+    """Bound on the 90th percentile."""
+    p99: _builtins.float
+    """Bound on the 99th percentile."""
+    def __init__(
+        self,
+        *,
+        p50: _builtins.float | None = ...,
+        p75: _builtins.float | None = ...,
+        p90: _builtins.float | None = ...,
+        p99: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p50", b"_p50", "_p75", b"_p75", "_p90", b"_p90", "_p99", b"_p99", "p50", b"p50", "p75", b"p75", "p90", b"p90", "p99", b"p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p50", b"_p50", "_p75", b"_p75", "_p90", b"_p90", "_p99", b"_p99", "p50", b"p50", "p75", b"p75", "p90", b"p90", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__p50: _TypeAlias = _typing.Literal["p50"]  # noqa: Y015
+    _WhichOneofArgType__p50: _TypeAlias = _typing.Literal["_p50", b"_p50"]  # noqa: Y015
+    _WhichOneofReturnType__p75: _TypeAlias = _typing.Literal["p75"]  # noqa: Y015
+    _WhichOneofArgType__p75: _TypeAlias = _typing.Literal["_p75", b"_p75"]  # noqa: Y015
+    _WhichOneofReturnType__p90: _TypeAlias = _typing.Literal["p90"]  # noqa: Y015
+    _WhichOneofArgType__p90: _TypeAlias = _typing.Literal["_p90", b"_p90"]  # noqa: Y015
+    _WhichOneofReturnType__p99: _TypeAlias = _typing.Literal["p99"]  # noqa: Y015
+    _WhichOneofArgType__p99: _TypeAlias = _typing.Literal["_p99", b"_p99"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p50) -> _WhichOneofReturnType__p50 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p75) -> _WhichOneofReturnType__p75 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p90) -> _WhichOneofReturnType__p90 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p99) -> _WhichOneofReturnType__p99 | None: ...
+
+Global___Percentiles: _TypeAlias = Percentiles  # noqa: Y015
+
+@_typing.final
 class MaxPrice(_message.Message):
-    """MaxPrice bounds what a router may pay, in US dollars: a million tokens, a request, or an image."""
+    """MaxPrice bounds what a router may pay, in US dollars: a million tokens, a request, an image, or a unit of audio."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -304,6 +400,7 @@ class MaxPrice(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
     prompt: _builtins.float
     """US dollars a million prompt tokens."""
     completion: _builtins.float
@@ -312,6 +409,8 @@ class MaxPrice(_message.Message):
     """US dollars a request."""
     image: _builtins.float
     """US dollars an image."""
+    audio: _builtins.float
+    """US dollars a unit of audio, as the router counts them."""
     def __init__(
         self,
         *,
@@ -319,11 +418,14 @@ class MaxPrice(_message.Message):
         completion: _builtins.float | None = ...,
         request: _builtins.float | None = ...,
         image: _builtins.float | None = ...,
+        audio: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completion", b"_completion", "_image", b"_image", "_prompt", b"_prompt", "_request", b"_request", "completion", b"completion", "image", b"image", "prompt", b"prompt", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_audio", b"_audio", "_completion", b"_completion", "_image", b"_image", "_prompt", b"_prompt", "_request", b"_request", "audio", b"audio", "completion", b"completion", "image", b"image", "prompt", b"prompt", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion", b"_completion", "_image", b"_image", "_prompt", b"_prompt", "_request", b"_request", "completion", b"completion", "image", b"image", "prompt", b"prompt", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio", b"_audio", "_completion", b"_completion", "_image", b"_image", "_prompt", b"_prompt", "_request", b"_request", "audio", b"audio", "completion", b"completion", "image", b"image", "prompt", b"prompt", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__audio: _TypeAlias = _typing.Literal["audio"]  # noqa: Y015
+    _WhichOneofArgType__audio: _TypeAlias = _typing.Literal["_audio", b"_audio"]  # noqa: Y015
     _WhichOneofReturnType__completion: _TypeAlias = _typing.Literal["completion"]  # noqa: Y015
     _WhichOneofArgType__completion: _TypeAlias = _typing.Literal["_completion", b"_completion"]  # noqa: Y015
     _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
@@ -332,6 +434,8 @@ class MaxPrice(_message.Message):
     _WhichOneofArgType__prompt: _TypeAlias = _typing.Literal["_prompt", b"_prompt"]  # noqa: Y015
     _WhichOneofReturnType__request: _TypeAlias = _typing.Literal["request"]  # noqa: Y015
     _WhichOneofArgType__request: _TypeAlias = _typing.Literal["_request", b"_request"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__audio) -> _WhichOneofReturnType__audio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__completion) -> _WhichOneofReturnType__completion | None: ...
     @_typing.overload
