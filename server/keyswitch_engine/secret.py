@@ -121,7 +121,7 @@ def quotes(text: str, secrets: tuple[Secret, ...]) -> bool:
 def without_keys(text: str) -> str:
     """Return a message about settings or files without what looks like a key that somebody put in the wrong place.
 
-    There is nothing to compare it with, so it goes by looks: shapes of keys that are known, the content of PEM files, and
+    There is nothing to compare it with, so it goes by looks: shapes of keys that are known, what PEM files hold, and
     letters and digits mixed in a row that no name has.
     """
     return _RANDOM.sub(_REDACTED, _KEY_SHAPES.sub(_REDACTED, _PEM.sub(_REDACTED, text)))
