@@ -10,18 +10,39 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 from keyswitch_engine.errors import DispatchError, Reason
 from throttled.asyncio import MemoryStore, Throttled, per_min
 
 from keyswitch_server.caller_tables import CallerLimit
 
-__all__ = ["CallerLimits"]
+__all__ = ["CallerLimits", "Place"]
 
 _REMEMBERED = 10_000
 _RETRY_SECONDS = 1.0
 _UNLIMITED = CallerLimit()
+
+
+class Place:
+    """A call's place among those of its caller, from when it is made until it is left as a context."""
+
+    __slots__ = ("_caller", "_calls")
+
+    def __init__(self, calls: Counter[str], caller: str) -> None:
+        """Count one more among the *calls* in flight, by caller."""
+        self._calls = calls
+        self._caller = caller
+        calls[caller] += 1
+
+    def __enter__(self) -> None:
+        """Go on holding it."""
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it; whoever has no other is forgotten."""
+        self._calls[self._caller] -= 1
+        if not self._calls[self._caller]:
+            del self._calls[self._caller]
 
 
 class CallerLimits:
@@ -34,9 +55,8 @@ class CallerLimits:
         self._store = MemoryStore(options={"MAX_SIZE": _REMEMBERED})
         self._rates: dict[int, Throttled] = {}
 
-    @contextlib.asynccontextmanager
-    async def held(self, caller: str) -> AsyncIterator[None]:
-        """Count a call of a caller while it lasts.
+    async def hold(self, caller: str) -> Place:
+        """Count a call of a caller, and return its place, which the call leaves when it ends.
 
         Raises:
             DispatchError: it is one too many; `CALLER_LIMITED`, with the seconds to wait.
@@ -45,15 +65,13 @@ class CallerLimits:
         most = limit.concurrent_calls
         if most is not None and self._calls[caller] >= most:
             raise _limited(f"{most} calls of this caller are in flight", _RETRY_SECONDS)
-        self._calls[caller] += 1
-        try:
-            if limit.calls_per_minute is not None:
+        place = Place(self._calls, caller)
+        if limit.calls_per_minute is not None:
+            with contextlib.ExitStack() as refused:
+                refused.push(place)
                 await self._count(caller, limit.calls_per_minute)
-            yield
-        finally:
-            self._calls[caller] -= 1
-            if not self._calls[caller]:
-                del self._calls[caller]
+                refused.pop_all()
+        return place
 
     async def _count(self, caller: str, per_minute: int) -> None:
         """Count a call towards the minute's; refused ones do not count."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -37,24 +37,17 @@ class Gate:
         """Tell whether everybody may call a method."""
         return self._policies.get(method) is Policy.OPEN
 
-    @contextlib.asynccontextmanager
-    async def entered(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Let a call in for as long as it lasts.
+    async def enter(self, method: str, context: Context) -> contextlib.AbstractContextManager[None]:
+        """Find out who calls, and let the call in for as long as what is returned is not left.
 
         Raises:
             DispatchError: the caller is not known, not allowed, or over a limit.
         """
-        async with contextlib.AsyncExitStack() as stack:
-            await self._enter(method, context, stack)
-            yield
-
-    async def _enter(self, method: str, context: Context, stack: contextlib.AsyncExitStack) -> None:
-        """Find out who calls, and count their call until *stack* is left."""
         policy = self._policies.get(method)
         if policy is None:
             raise DispatchError(Reason.CALLER_NOT_PERMITTED, "nobody may call this method: it has no policy")
         if policy is Policy.OPEN:
-            return
+            return contextlib.nullcontext()
         caller = await self._authenticator.caller(context)
         set_caller(caller)
-        await stack.enter_async_context(self._limits.held(caller))
+        return await self._limits.hold(caller)

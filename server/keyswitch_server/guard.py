@@ -164,7 +164,7 @@ class Guard(grpc.aio.ServerInterceptor):
             task.add_done_callback(self._unfinished.discard)
             try:
                 self._admit()
-                async with self._gate.entered(method, context):
+                with await self._gate.enter(method, context):
                     if negotiated:
                         refuse_old_client(_user_agent(context))
                     request = await receive(context)

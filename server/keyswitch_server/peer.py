@@ -108,18 +108,18 @@ class Receiver:
         """
         loop, caller, slow, crowded = asyncio.get_running_loop(), current_caller(), False, False
         try:
-            async with asyncio.timeout(self._seconds) as limit:
+            async with asyncio.timeout(None) as limit:  # set when it is looked at: nearly no call waits for so long
 
                 def look() -> None:
                     nonlocal slow, crowded
                     slow = self._has_place(caller)
                     crowded = not slow
-                    if crowded:
-                        limit.reschedule(loop.time())
-                    else:
+                    if slow:
                         self._slow[caller] += 1
+                    limit.reschedule(loop.time() + (self._seconds - prompt if slow else 0.0))
 
-                looking = loop.call_later(_PROMPT_SECONDS, look)
+                prompt = min(_PROMPT_SECONDS, self._seconds)
+                looking = loop.call_later(prompt, look)
                 try:
                     return await context.read()
                 finally:

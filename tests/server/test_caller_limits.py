@@ -14,7 +14,7 @@ async def calls(limits: CallerLimits, caller: str, count: int) -> list[float]:
     waits = []
     for _ in range(count):
         try:
-            async with limits.held(caller):
+            with await limits.hold(caller):
                 pass
         except DispatchError as error:
             assert (error.reason, error.retryable) == (Reason.CALLER_LIMITED, True)
@@ -48,15 +48,14 @@ async def test_room_comes_back() -> None:
 async def test_calls_in_flight_are_counted_and_forgotten() -> None:
     """At most so many are held at once; whatever ends one, its place is free again, and nothing of it is kept."""
     limits = CallerLimits({"two": CallerLimit(concurrent_calls=2)})
-    async with contextlib.AsyncExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         for _ in range(2):
-            await stack.enter_async_context(limits.held("two"))
+            stack.enter_context(await limits.hold("two"))
         assert await calls(limits, "two", 3) == [1.0, 1.0, 1.0]
         for _ in range(50):
-            await stack.enter_async_context(limits.held("unlimited"))
-    with pytest.raises(ZeroDivisionError):
-        async with limits.held("two"):
-            raise ZeroDivisionError
+            stack.enter_context(await limits.hold("unlimited"))
+    with pytest.raises(ZeroDivisionError), await limits.hold("two"):
+        raise ZeroDivisionError
     assert await calls(limits, "two", 1) == []
     assert not limits._calls
 
@@ -72,7 +71,7 @@ async def test_endless_names_cost_no_memory() -> None:
     """Of all callers that ever were, at most ten thousand are remembered."""
     limits = CallerLimits({"*": CallerLimit(calls_per_minute=10)})
     for number in range(12_000):
-        async with limits.held(f"user-{number}"):
+        with await limits.hold(f"user-{number}"):
             pass
     assert len(limits._store._backend.get_client()) == 10_000
     assert len(limits._store._backend.expire_info) == 10_000
