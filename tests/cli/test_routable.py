@@ -218,3 +218,35 @@ async def test_a_malformed_key_is_told_to_programs_too() -> None:
     error = json.loads(out)["error"]
     assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
     assert "pasted-secret" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "words"),
+    [
+        ("no_such_setting = 1\n", 2, "no_such_setting"),
+        ("{key} = 1\n", 2, "[redacted]"),
+        ("listen = [\n", 2, "keyswitch.toml"),
+        (
+            '[menus.m]\napplies_to = ["*"]\nmodels = ["openai/gpt-4o"]\n',
+            1,
+            "menus.m.models[0]: there is no platform key",
+        ),
+        ('providers = ["{rows}"]\n', 1, "bad.toml:2"),
+        (None, 2, "no such file"),
+    ],
+)
+async def test_settings_that_are_invalid_are_told_to_programs_too(
+    tmp_path: pathlib.Path, settings: str | None, status: int, words: str
+) -> None:
+    """With --json what no decision can be made by is an error of the same shape, with its usual status and no key."""
+    file, rows, key = tmp_path / "keyswitch.toml", tmp_path / "rows", "sk-proj-" + "Ab1" * 16
+    rows.mkdir()
+    (rows / "bad.toml").write_text('schema = 1\nno_such_key = "x"\n')
+    if settings is not None:
+        file.write_text(settings.replace("{key}", key).replace("{rows}", str(rows)))
+    returned, out, err = await run("explain", "--offline", "--json", "-m", "gpt-4o", "--config", str(file))
+    error = json.loads(out)["error"]
+    assert (returned, error["code"], error["reason"]) == (status, "INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert words in error["message"]
+    assert f"error: {error['message']}" in err
+    assert key not in out + err
