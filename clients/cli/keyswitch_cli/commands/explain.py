@@ -96,6 +96,8 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
             _print_error(refused.code, refused.reason, refused.message)
         else:
             print_line(f"error: {refused.reason}: {refused.message}", err=True)
+            if refused.hint:
+                print_line(f"  {refused.hint}", err=True)
         return exit_codes.of_rpc(refused.number, refused.reason)
     if as_json:
         shown: dict[str, object] = {**_decision(route)}
