@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -23,6 +25,7 @@ __all__ = [
     "PlatformConsent",
     "ProviderCredential",
     "fields_of",
+    "in_words",
     "kind_of",
     "secrets_of",
 ]
@@ -144,6 +147,24 @@ def kind_of(credential: Credential) -> str:
             return "cloudflare"
         case NoCredential():
             return "none"
+
+
+_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "api_key": "an API key",
+        "bearer_token": "an access token",
+        "aws": "an AWS access key or Bedrock API key",
+        "google": "a Google service account or access token",
+        "azure": "an Azure API key or access token with its resource",
+        "cloudflare": "a Cloudflare API token with its account",
+        "none": "nothing",
+    }
+)
+
+
+def in_words(kind: str) -> str:
+    """Return a kind of credential for people, with the contract's name behind it."""
+    return f"{_WORDS[kind]} ({kind})"
 
 
 def secrets_of(credential: Credential) -> tuple[Secret, ...]:

@@ -25,9 +25,10 @@ from keyswitch_engine.routing import resolve, resolve_model_listing
 __all__ = ["CHECK_SECONDS", "Verdict", "check_credential"]
 
 CHECK_SECONDS: Final = 3.0
-"""How long a check takes at most."""
+"""How long a check takes at most, until its answer is with the caller."""
 
-_LIMITS = TimeLimits(CHECK_SECONDS, CHECK_SECONDS, CHECK_SECONDS, CHECK_SECONDS)
+_ASKING: Final = CHECK_SECONDS - 0.1  # what is left ends a call that stalls, and tells of it
+_LIMITS = TimeLimits(_ASKING, _ASKING, _ASKING, _ASKING)
 _WORD = Generation(
     (Message(Role.USER, (Part(TextPart("Hi")),)),),
     sampling=Sampling(max_output_tokens=16),  # the least that every provider takes

@@ -165,7 +165,7 @@ def _from_model(
         _check_policy(registry, winner, byok=False)
         native = native_model(registry, winner, model)
         on_menu = bool(_menu_with(registry, winner, native, caller))
-        raise _missing(registry, winner, keyring, _routers_for(registry, model), on_menu=on_menu)
+        raise _missing(registry, winner, keyring, _routers_for(registry, winner, model), on_menu=on_menu)
     return winner, f"the model leads to {winner.id}, which {best.words}", excluded
 
 
@@ -203,12 +203,18 @@ def _candidates(registry: Registry, model: str, keyring: Keyring, caller: Caller
     return tuple(Claim(registry.providers[id_], Rank.EXACT) for id_ in sorted(listed))
 
 
-def _routers_for(registry: Registry, model: str) -> list[str]:
-    """Return the routers that take a model's id."""
+def _routers_for(registry: Registry, winner: Provider, model: str) -> list[str]:
+    """Return the routers, sorted, that take a model's id and may have what its own provider, *winner*, serves.
+
+    What is spoken to by plain http is in somebody's own network, where no router has its models from.
+    """
+    if winner.base_url.startswith("http:"):
+        return []
     return [
         provider.id
         for provider in registry.providers.values()
         if provider.router
+        and provider is not winner
         and provider.foreign_id_form
         and provider.foreign_id_form.search(model)
         and provider.id not in registry.operator.disabled_providers
@@ -265,7 +271,7 @@ def _missing(
     elif not registry.operator.byok:
         message += ", and bringing your own is switched off here"
     else:
-        also = ", ".join(router for router in routers if router != provider.id)
+        also = ", ".join(routers)
         message += f"; send one for {provider.id!r}" + (f" (or for {also})" if also else "")
     if on_menu:
         message += ", or consent to the operator's key" if registry.operator.byok else "; consent to the operator's key"

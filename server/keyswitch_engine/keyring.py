@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from keyswitch_engine.claims import folded
-from keyswitch_engine.credential import ApiKey, Credential, NoCredential, PlatformConsent, ProviderCredential, kind_of
+from keyswitch_engine.credential import (
+    ApiKey,
+    Credential,
+    NoCredential,
+    PlatformConsent,
+    ProviderCredential,
+    in_words,
+    kind_of,
+)
 from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Violation
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
@@ -137,11 +145,18 @@ def check_kind(provider: Provider, credential: Credential, field: str) -> None:
     kind = kind_of(credential)
     accepts = ("none",) if provider.auth.style == "none" else provider.auth.accepts
     if kind not in accepts:
-        raise InvalidRequest([Violation(field, f"{provider.id} takes {' or '.join(accepts)}, not {kind}")])
+        raise _not_taken(provider, field, f"{' or '.join(map(in_words, accepts))}, not {in_words(kind)}")
     if isinstance(credential, ApiKey):
         for name, header in (
             ("organization", provider.auth.organization_header),
             ("project", provider.auth.project_header),
         ):
             if getattr(credential, name) and not header and name not in provider.parameters:
-                raise InvalidRequest([Violation(field, f"{provider.id} takes no {name}")])
+                raise _not_taken(provider, field, f"no {name}")
+
+
+def _not_taken(provider: Provider, field: str, what: str) -> InvalidRequest:
+    """Return the refusal of a credential in *field*; *what* the provider takes instead."""
+    error = InvalidRequest([Violation(field, f"{provider.id} takes {what}")])
+    error.provider = provider.id
+    return error

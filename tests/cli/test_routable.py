@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import pathlib
 
+import click
 import pytest
 from cli.running import run
+from keyswitch_cli.model_list import read_models
 
 CONFIG = """
 [platform_keys]
@@ -26,6 +28,11 @@ LISTS = {
     "list.txt": "# ours\ngpt-4o-mini\n\nanthropic/claude-x  # theirs\nopenrouter-bedrock\n",
     "list.json": '["gpt-4o-mini", {"model": "claude-x", "provider": "anthropic", "label": "any"}, "openrouter-bedrock"]',
     "list.toml": 'models = ["gpt-4o-mini", "anthropic/claude-x", { model = "openrouter-bedrock" }]',
+    "answer.json": '{"object": "list", "data": [{"id": "gpt-4o-mini", "owned_by": "us"}, {"id": "anthropic/claude-x"}, '
+    '{"id": "openrouter-bedrock", "object": "model"}]}',
+    "answer.toml": '[[models]]\nid = "gpt-4o-mini"\n[[models]]\nid = "ours"\nmodel = "anthropic/claude-x"\n'
+    '[[models]]\nid = "openrouter-bedrock"\n',
+    "list": '\n {"models": [{"id": "gpt-4o-mini"}, {"id": "claude-x", "provider": "anthropic"}, "openrouter-bedrock"]}',
 }
 
 
@@ -37,9 +44,21 @@ def config(tmp_path: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("name", LISTS)
 async def test_every_form_of_a_list_is_checked(tmp_path: pathlib.Path, config: str, name: str) -> None:
-    """Text, JSON and TOML say the same, and what resolves exits 0 with its summary."""
+    """Text, JSON, TOML and a server's answer say the same, and what resolves exits 0 with its summary."""
     (tmp_path / name).write_text(LISTS[name])
     status, out, _ = await run("routable", str(tmp_path / name), "--config", config)
+    assert_resolves(status, out)
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.json", "list"])
+async def test_standard_input_is_text_or_json(config: str, name: str) -> None:
+    """Without a name, what begins like JSON is JSON, and anything else is text."""
+    status, out, _ = await run("routable", "-", "--config", config, stdin=LISTS[name])
+    assert_resolves(status, out)
+
+
+def assert_resolves(status: int, out: str) -> None:
+    """Check the report on one of the lists."""
     lines = [line.split() for line in out.splitlines()]
     assert [line[0] for line in lines] == ["menu", "derived", "menu", "3"]
     assert lines[1][2:] == ["anthropic,", "key", "usually", "in", "ANTHROPIC_API_KEY", "or", "ANTHROPIC_AUTH_TOKEN"]
@@ -79,23 +98,72 @@ async def test_drift_exits_1_and_says_why(tmp_path: pathlib.Path, config: str) -
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("list.txt", "# nothing\n", "lists no model"),
+        ("list.txt", "# nothing\n", "list.txt: lists no model"),
+        ("list.json", "[]", "list.json: lists no model"),
+        ("list.json", '{"models": []}', "lists no model"),
+        ("list.json", '{"data": []}', "lists no model"),
+        ("list.toml", "models = []", "lists no model"),
+        ("list.json", "", "line 1"),
+        ("list.json", "{}", "`models` or `data`"),
+        ("list.toml", "", "`models` or `data`"),
         ("list.json", '["a",', "line 1"),
         ("list.json", '{"model": ["a"]}', "`models`"),
         ("list.json", '["a", 3]', "models[1]"),
+        ("list.json", '["a", " "]', "models[1]"),
+        ("list.json", '{"data": [{"id": "gpt-4o"}, {"name": "gpt-4o"}]}', "data[1]"),
+        ("list.json", '[{"provider": "openai", "model": ""}]', "models[0]"),
+        ("list.json", '[{"id": "gpt-4o", "provider": {}}]', "models[0].provider"),
+        ("list.json", '{"models": ["nonsense"], "models": ["gpt-4o"]}', "the key 'models' comes twice"),
+        ("list.json", '[{"model": "nonsense", "model": "gpt-4o"}]', "the key 'model' comes twice"),
         ("list.toml", 'models = [{ provider = "a" }]', "models[0]"),
         ("list.toml", "models = [}", "line 1"),
+        ("list.txt", '["gpt-4o"', "line 1"),
         ("list.txt", b"\xff\xfe", "UTF-8"),
+        ("list.yaml", "gpt-4o", "YAML is not read"),
+        ("list.YML", "gpt-4o", "YAML is not read"),
     ],
 )
-async def test_a_list_that_is_none_is_a_usage_error(
+def test_a_list_that_is_none_is_a_usage_error(
     tmp_path: pathlib.Path, name: str, content: str | bytes, words: str
 ) -> None:
-    """What cannot be read as a list says where, and never passes for one that resolves."""
+    """What cannot be read as a list, or lists nothing, says where, and never passes for one that resolves."""
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    status, _, err = await run("routable", str(tmp_path / name))
-    assert status == 2
-    assert words in err
+    with pytest.raises(click.UsageError) as raised:
+        read_models(str(tmp_path / name))
+    assert words in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "openai/gpt-4o openai/o3",
+        "openai/gpt-4o,",
+        "openai/gpt-4o,openai/o3",
+        '"openai/gpt-4o"',
+        "'openai/gpt-4o'",
+        "- openai/gpt-4o",
+        "* openai/gpt-4o",
+        "-",
+        "[models]",
+        "{openai/gpt-4o}",
+        "model = openai/gpt-4o",
+    ],
+)
+def test_a_line_that_is_no_id_is_a_usage_error(tmp_path: pathlib.Path, line: str) -> None:
+    """A line of another format is no model of the vendor that it names; the error says which it is and what to do."""
+    file = tmp_path / "list.txt"
+    file.write_text(f"# ours\ngpt-4o-mini\n{line}\n")
+    with pytest.raises(click.UsageError) as raised:
+        read_models(str(file))
+    assert raised.value.message.startswith(f"{file}, line 3: this is no model id; text has one a line, without bullet")
+
+
+@pytest.mark.parametrize("nothing", ["", "[]"])
+async def test_nothing_on_standard_input_is_a_usage_error(nothing: str) -> None:
+    """A list that another command failed to write is not one of which all resolve."""
+    status, out, err = await run("routable", "-", stdin=nothing)
+    assert (status, out) == (2, "")
+    assert "standard input: lists no model" in err
 
 
 async def test_a_key_for_nobody_is_a_usage_error(tmp_path: pathlib.Path) -> None:
@@ -150,3 +218,35 @@ async def test_a_malformed_key_is_told_to_programs_too() -> None:
     error = json.loads(out)["error"]
     assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
     assert "pasted-secret" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "words"),
+    [
+        ("no_such_setting = 1\n", 2, "no_such_setting"),
+        ("{key} = 1\n", 2, "[redacted]"),
+        ("listen = [\n", 2, "keyswitch.toml"),
+        (
+            '[menus.m]\napplies_to = ["*"]\nmodels = ["openai/gpt-4o"]\n',
+            1,
+            "menus.m.models[0]: there is no platform key",
+        ),
+        ('providers = ["{rows}"]\n', 1, "bad.toml:2"),
+        (None, 2, "no such file"),
+    ],
+)
+async def test_settings_that_are_invalid_are_told_to_programs_too(
+    tmp_path: pathlib.Path, settings: str | None, status: int, words: str
+) -> None:
+    """With --json what no decision can be made by is an error of the same shape, with its usual status and no key."""
+    file, rows, key = tmp_path / "keyswitch.toml", tmp_path / "rows", "sk-proj-" + "Ab1" * 16
+    rows.mkdir()
+    (rows / "bad.toml").write_text('schema = 1\nno_such_key = "x"\n')
+    if settings is not None:
+        file.write_text(settings.replace("{key}", key).replace("{rows}", str(rows)))
+    returned, out, err = await run("explain", "--offline", "--json", "-m", "gpt-4o", "--config", str(file))
+    error = json.loads(out)["error"]
+    assert (returned, error["code"], error["reason"]) == (status, "INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert words in error["message"]
+    assert f"error: {error['message']}" in err
+    assert key not in out + err

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from keyswitch_engine import registry
 from keyswitch_engine.credential import ApiKey, GoogleAccessToken, ProviderCredential
-from keyswitch_engine.credential_check import Verdict, check_credential
+from keyswitch_engine.credential_check import CHECK_SECONDS, Verdict, check_credential
 from keyswitch_engine.dispatch import Dispatcher, TimeLimits
 from keyswitch_engine.egress import Egress
 from keyswitch_engine.egress_policy import EgressPolicy
@@ -19,14 +19,14 @@ KEY = "the-key"
 
 
 async def check(
-    url: str, name: str, model: str = "", credential: ProviderCredential | None = None
+    url: str, name: str, model: str = "", credential: ProviderCredential | None = None, received_at: float | None = None
 ) -> tuple[Verdict, str]:
     rows = registry.load(base_urls={name: url})
     policy = EgressPolicy((ipaddress.ip_network("127.0.0.0/8"),), frozenset({"127.0.0.1"}))
     async with Egress(policy) as egress:
         return await check_credential(
             Dispatcher(egress), rows, credential or ProviderCredential(name, ApiKey(Secret(KEY))),
-            model=model, received_at=asyncio.get_running_loop().time(),
+            model=model, received_at=asyncio.get_running_loop().time() if received_at is None else received_at,
         )  # fmt: skip
 
 
@@ -85,6 +85,25 @@ async def test_a_provider_that_does_not_answer_says_nothing(monkeypatch: pytest.
         assert (await check(url, "groq"))[0] is Verdict.UNKNOWN
         never.set()
     assert (await check(url, "groq"))[0] is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("model", ["", "m"])
+async def test_the_answer_about_a_provider_that_stalls_is_there_in_time(model: str) -> None:
+    """What is said of a provider that does not answer is said within the time of a check, not at its end."""
+    loop = asyncio.get_running_loop()
+    received_at = loop.time() - (CHECK_SECONDS - 0.3)  # as if most of the time had passed, which nobody waits for
+    never = asyncio.Event()
+
+    async def stall(request: web.Request) -> web.StreamResponse:
+        await never.wait()
+        raise AssertionError
+
+    async with http_provider(stall) as url:
+        verdict, _ = await check(url, "groq", model, received_at=received_at)
+        took = loop.time() - received_at
+        never.set()
+    assert verdict is Verdict.UNKNOWN
+    assert CHECK_SECONDS - 0.2 < took < CHECK_SECONDS
 
 
 async def test_a_provider_without_a_model_needs_one() -> None:

@@ -148,10 +148,14 @@ def test_a_provider_twice_needs_labels(registry: Registry) -> None:
 
 
 def test_a_credential_of_the_wrong_kind_is_refused(registry: Registry) -> None:
-    """A provider that needs a key does not take `none`; one that takes a token gets it."""
+    """A provider that needs a key does not take `none`, and says what it takes; one that takes a token gets it."""
     with pytest.raises(DispatchError) as raised:
-        resolve(registry, Target(provider="openai"), [ProviderCredential("openai", NoCredential())])
-    assert raised.value.reason is Reason.INVALID_REQUEST
+        resolve(registry, Target(provider="oai"), [ProviderCredential("openai", NoCredential())])
+    assert (raised.value.reason, raised.value.provider, raised.value.message) == (
+        Reason.INVALID_REQUEST,
+        "openai",
+        "credentials: openai takes an API key (api_key) or an access token (bearer_token), not nothing (none)",
+    )
     route = resolve(registry, Target(provider="openai"), [ProviderCredential("openai", BearerToken(Secret("t")))])
     assert route.credential_source is CredentialSource.CALLER
 

@@ -8,37 +8,53 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import click
 from keyswitch.v1 import credential_pb2
 
-from keyswitch_cli.completion import complete_api_keys
+from keyswitch_cli.completion import built_in_rows, complete_api_keys
 from keyswitch_cli.inputs import is_literal, read_value
 
-__all__ = ["FIELDS", "KINDS", "api_key_option", "credential_option", "parse", "read_field"]
+__all__ = ["FIELDS", "KINDS", "advice", "api_key_option", "credential_option", "parse", "read_field"]
 
-KINDS: tuple[Mapping[str, str], ...] = (
-    {"key": "api_key.key", "organization": "api_key.organization", "project": "api_key.project"},
-    {"token": "bearer_token.token"},
-    {
-        "access_key_id": "aws.access_key.access_key_id",
-        "secret_access_key": "aws.access_key.secret_access_key",
-        "session_token": "aws.access_key.session_token",
-    },
-    {"aws_bearer_token": "aws.bearer_token.token"},
-    {"key": "azure.api_key.key", "resource": "azure.resource", "api_version": "azure.api_version"},
-    {"token": "azure.access_token.token", "resource": "azure.resource", "api_version": "azure.api_version"},
-    {"token": "cloudflare.token", "account_id": "cloudflare.account_id", "gateway_id": "cloudflare.gateway_id"},
-    {"service_account": "google.service_account.json", "project": "google.project"},
-    {"token": "google.access_token.token", "project": "google.project"},
+
+class Kind(NamedTuple):
+    """A kind of credential: fields of `--credential`, each with its path in the contract's `Credential`."""
+
+    needed: Mapping[str, str]
+    optional: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """All fields."""
+        return {**self.needed, **self.optional}
+
+
+KINDS = (
+    Kind({"key": "api_key.key"}, {"organization": "api_key.organization", "project": "api_key.project"}),
+    Kind({"token": "bearer_token.token"}),
+    Kind(
+        {
+            "access_key_id": "aws.access_key.access_key_id",
+            "secret_access_key": "aws.access_key.secret_access_key",
+        },
+        {"session_token": "aws.access_key.session_token"},
+    ),
+    Kind({"aws_bearer_token": "aws.bearer_token.token"}),
+    Kind({"key": "azure.api_key.key", "resource": "azure.resource"}, {"api_version": "azure.api_version"}),
+    Kind({"token": "azure.access_token.token", "resource": "azure.resource"}, {"api_version": "azure.api_version"}),
+    Kind(
+        {"token": "cloudflare.token", "account_id": "cloudflare.account_id"},
+        {"gateway_id": "cloudflare.gateway_id"},
+    ),
+    Kind({"service_account": "google.service_account.json"}, {"project": "google.project"}),
+    Kind({"token": "google.access_token.token", "project": "google.project"}),
 )
-"""Kinds of credentials: each field of `--credential` with its path in the contract's `Credential`.
+"""The kinds of credentials. A credential is of the first one that has all the fields given."""
 
-A credential is of the first kind that has all the fields given.
-"""
-
-FIELDS = tuple(dict.fromkeys(field for kind in KINDS for field in kind))
+FIELDS = tuple(dict.fromkeys(field for kind in KINDS for field in kind.fields))
 """The fields of `--credential`."""
 
 _PUBLIC = frozenset({"organization", "project", "resource", "api_version", "account_id", "gateway_id"})
@@ -129,16 +145,40 @@ def read_field(field: str, value: str, where: str, warn: Callable[[str], None] |
 def _credential(values: Mapping[str, str]) -> credential_pb2.Credential:
     """Build a credential of the first kind that has all the fields."""
     for kind in KINDS:
-        if values.keys() <= kind.keys():
+        if values.keys() <= kind.fields.keys():
             credential = credential_pb2.Credential()
             for field, value in values.items():
-                *path, name = kind[field].split(".")
+                *path, name = kind.fields[field].split(".")
                 message: Any = credential
                 for step in path:
                     message = getattr(message, step)
                 setattr(message, name, value)
             return credential
-    together = "; ".join(", ".join(kind) for kind in KINDS)
+    together = "; ".join(", ".join(kind.fields) for kind in KINDS)
     raise click.UsageError(
         f"--credential: {', '.join(values)} do not make one credential; these go together: {together}"
     )
+
+
+def advice(reason: str, field: str, provider: str) -> str:
+    """Return which options give what *provider* takes, after a refusal of what came for it.
+
+    Empty where another *field* was refused, or for another *reason*, and for providers that only a server knows.
+    """
+    rows = built_in_rows() if (reason, field) == ("INVALID_REQUEST", "credentials") else None
+    row = rows.find(provider) if rows is not None else None
+    accepted = row.auth.accepts if row is not None else ()
+    forms = [_options(provider, kind) for kind in KINDS if _name(kind) in accepted]
+    return f"give {', or '.join(forms)}" if forms else ""
+
+
+def _name(kind: Kind) -> str:
+    """Return the contract's name for a kind, which is how paths of its fields begin."""
+    return next(iter(kind.needed.values())).partition(".")[0]
+
+
+def _options(provider: str, kind: Kind) -> str:
+    """Return the options that give a credential of one kind."""
+    if kind.needed.keys() == {"key"}:
+        return f"--api-key {provider}=…"
+    return " ".join(f"--credential {provider}.{field}=…" for field in kind.needed)

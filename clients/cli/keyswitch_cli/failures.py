@@ -9,6 +9,7 @@ import click
 from keyswitch_client import KeyswitchError
 
 from keyswitch_cli import exit_codes
+from keyswitch_cli.credentials import advice
 
 __all__ = ["RpcFailed", "rpc_failures"]
 
@@ -18,12 +19,12 @@ class RpcFailed(click.ClickException):
 
     def __init__(self, error: KeyswitchError) -> None:
         """Say in one line why, then what was wrong field by field, and when a retry makes sense."""
+        first, *others = error.violations or [("", "")]
+        violations = others if first[1] in error.message else [first, *others]  # the message is made of the first one
         lines = [f"{error.reason or error.code.name}: {error.message}"]
-        violations = [f"{field}: {description}" for field, description in error.violations]
-        if violations != [error.message]:
-            lines += [f"  {violation}" for violation in violations]
-        if error.hint:
-            lines.append(f"  {error.hint}")
+        lines += [f"  {field}: {description}" for field, description in violations]
+        hints = (error.hint, advice(error.reason, error.field, error.provider))
+        lines += [f"  {hint}" for hint in hints if hint]
         if error.retry_after is not None:
             lines.append(f"  retry after {error.retry_after:g} s")
         super().__init__("\n".join(lines))

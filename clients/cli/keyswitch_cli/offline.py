@@ -11,6 +11,7 @@ from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch.v1 import registry_service_pb2
 
 from keyswitch_cli.completion import built_in_rows
+from keyswitch_cli.credentials import advice
 
 if TYPE_CHECKING:
     from keyswitch_engine.registry import Registry
@@ -22,13 +23,17 @@ __all__ = ["Refused", "checked_models", "decide", "known_providers", "note_diffe
 class Refused(Exception):
     """The request goes nowhere."""
 
-    def __init__(self, code: str, number: int, reason: str, message: str) -> None:
-        """Say so by the name and the number of the status that a server would send, its reason and its message."""
+    def __init__(self, code: str, number: int, reason: str, message: str, hint: str) -> None:
+        """Say so by the name and the number of the status that a server would send, its reason and its message.
+
+        *hint* is what to do on the command line; empty if the message says it.
+        """
         super().__init__(message)
         self.code = code
         self.number = number
         self.reason = reason
         self.message = message
+        self.hint = hint
 
 
 def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> Sequence[pb.Route]:
@@ -48,7 +53,8 @@ def decide(request: pb.ExplainRouteRequest, config: pathlib.Path | None) -> Sequ
         return explain_message(rows, read_explain(request)).routes
     except DispatchError as error:
         code = CODES[error.reason]
-        raise Refused(code.name, code.value[0], error.reason.value, error.message) from None
+        hint = advice(error.reason.value, error.field, error.provider)
+        raise Refused(code.name, code.value[0], error.reason.value, error.message, hint) from None
 
 
 def known_providers(config: pathlib.Path | None) -> tuple[str, Mapping[str, registry_service_pb2.Provider]]:

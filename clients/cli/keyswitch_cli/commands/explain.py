@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import click
 from click.core import ParameterSource
@@ -56,25 +58,21 @@ def command(  # noqa: PLR0917 - click passes them by name
     """Say where a request would go, on whose key and bill, and why; nothing is sent to any provider.
 
     With --offline --json, prints provider, model, dialect, host, credential and billing, and likewise each of the
-    fallbacks if there are some, or an error with code, reason and message.
+    fallbacks if there are some, or an error with code, reason and message, also where the settings are invalid.
     """
-    source = click.get_current_context().get_parameter_source("config")
-    if source is ParameterSource.COMMANDLINE and not offline:
-        raise click.UsageError("--config belongs to --offline")
-    try:
+    with _told_to_programs(as_json):
+        source = click.get_current_context().get_parameter_source("config")
+        if source is ParameterSource.COMMANDLINE and not offline:
+            raise click.UsageError("--config belongs to --offline")
         asked = chosen_target(
             endpoint=endpoint, base_url=base_url, endpoint_key=endpoint_key,
             provider=provider, model=model, dialect=dialect, region=region, api_keys=api_keys,
             credential_fields=credential_fields, allow_platform=allow_platform, tenant=tenant, fallbacks=fallbacks,
         )  # fmt: skip
-    except click.UsageError as error:
-        if as_json:
-            _print_error("INVALID_ARGUMENT", "INVALID_REQUEST", error.message)
-        raise
-    if offline:
-        request = build(dispatch_service_pb2.ExplainRouteRequest, GenerateArguments(**asked))
-        request.include_body = body
-        return _offline(request, config, as_json=as_json)
+        if offline:
+            request = build(dispatch_service_pb2.ExplainRouteRequest, GenerateArguments(**asked))
+            request.include_body = body
+            return _offline(request, config, as_json=as_json)
     told: list[str] = []
     with rpc_failures(), connect(server, local=local_options(local, told)) as client:
         response = client.explain(**asked, include_body=body)
@@ -98,6 +96,8 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
             _print_error(refused.code, refused.reason, refused.message)
         else:
             print_line(f"error: {refused.reason}: {refused.message}", err=True)
+            if refused.hint:
+                print_line(f"  {refused.hint}", err=True)
         return exit_codes.of_rpc(refused.number, refused.reason)
     if as_json:
         shown: dict[str, object] = {**_decision(route)}
@@ -111,6 +111,17 @@ def _offline(request: dispatch_service_pb2.ExplainRouteRequest, config: pathlib.
         for each in (route, *fallbacks):
             _show(each)
     return 0
+
+
+@contextlib.contextmanager
+def _told_to_programs(as_json: bool) -> Iterator[None]:  # noqa: FBT001 - it is all that there is to say
+    """Print what the command line or the configuration has wrong as an error too, if *as_json*."""
+    try:
+        yield
+    except click.ClickException as error:
+        if as_json:
+            _print_error("INVALID_ARGUMENT", "INVALID_REQUEST", error.message)
+        raise
 
 
 def _decision(route: dispatch_service_pb2.Route) -> dict[str, str]:
