@@ -80,6 +80,10 @@ conformance: setup ## Compares every recorded answer with `decode`, and recorded
 fuzz: setup ## Damages answers of every dialect for some minutes; nothing but an error of the tree may come of it.
 	@FUZZ_EXAMPLES=8000 $(BIN)/python -m pytest -q --timeout 1800 tests/engine/test_decoders_hostile.py
 
+.PHONY: mutants
+mutants: setup ## Breaks the rules of routing one by one in a copy; none may go unnoticed by the decision table. Some minutes.
+	@$(BIN)/python tools/mutants.py
+
 .PHONY: bench
 bench: setup ## Measures CPU a unit of work, beside what the upstream alone costs.
 	@$(BIN)/python tests/bench/run.py
