@@ -88,7 +88,7 @@ def load(directories: Sequence[pathlib.Path] = (), base_urls: Mapping[str, str] 
             other = seen.setdefault(file.row.id, file)
             if other is not file:
                 raise file.error(RowError("id", f"the id {file.row.id!r} is taken by {other.path}"))
-        files = files | seen
+        files = {key: file for key, file in files.items() if key not in seen} | seen
     _check_claims(files.values())
     rows = {provider_id: file.row for provider_id, file in files.items()}
     for provider_id, url in base_urls.items():
@@ -162,15 +162,20 @@ def _located(path: pathlib.Path, line: int, problem: RowError | str) -> Registry
 
 
 def _check_claims(files: Iterable[_File]) -> None:
-    """Check files against each other: a name and a vendor token each belong to one provider."""
+    """Check files against each other: a name, a vendor token and a listed model each belong to one provider.
+
+    Between two that list an id nothing would decide. Routers list what others have, and claim none of it.
+    """
     names: dict[str, _File] = {}
     tokens: dict[str, _File] = {}
+    models: dict[str, _File] = {}
     for file in files:
         row = file.row
         for key, claimed, owners in (
             ("id", (row.id,), names),
             ("aliases", row.aliases, names),
             ("vendor_token", (row.vendor_token,) if row.vendor_token else (), tokens),
+            ("models", () if row.router else row.models, models),
         ):
             for name in claimed:
                 owner = owners.setdefault(name, file)
