@@ -241,6 +241,7 @@ def _missing(
         message += ", and bringing your own is switched off here"
     else:
         also = ", ".join(router for router in routers if router != provider.id)
+        message += f", only for {', '.join(sorted(keyring.own))}" if keyring.own else ""
         message += f"; send one for {provider.id!r}" + (f" (or for {also})" if also else "")
     if on_menu:
         message += ", or consent to the operator's key" if registry.operator.byok else "; consent to the operator's key"
