@@ -6,7 +6,7 @@ import tempfile
 from typing import Any
 
 import msgspec
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keyswitch_engine import registry
 from keyswitch_engine.claims import Rank
@@ -168,6 +168,7 @@ KINDS = st.sampled_from(
 @example({"models": [], "small_model": "m" * 254} | TOKEN, {}, [])  # with the token before it, it is too long
 @example({"models": ["a\u3164b"], "small_model": ""}, {}, [])
 @example({"models": [], "small_model": "acme:.."} | TOKEN, {}, [])
+@settings(deadline=None)  # every file of the registry is read each time
 @given(MADE_UP, KINDS, st.lists(st.sampled_from(["openai", "groq", "openrouter"]), max_size=2, unique=True))
 def test_what_a_row_that_loads_offers_is_accepted(
     row: dict[str, object], kind: dict[str, object], others: list[str]
