@@ -11,13 +11,14 @@ from collections.abc import Iterable
 import msgspec
 
 from keyswitch_engine.claims import Claim, Rank, folded
-from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Violation
+from keyswitch_engine.errors import Reason, RequestError
 from keyswitch_engine.keyring import Keyring, find_provider, needs_no_key
+from keyswitch_engine.model_id import clean_model
 from keyswitch_engine.operator import Caller, VirtualModel
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
 
-__all__ = ["Decision", "ExcludedCandidate", "NativeModel", "clean_model", "decide", "native_model"]
+__all__ = ["Decision", "ExcludedCandidate", "NativeModel", "decide", "native_model"]
 
 
 class ExcludedCandidate(msgspec.Struct, frozen=True):
@@ -73,32 +74,6 @@ def decide(registry: Registry, provider_name: str, model: str, keyring: Keyring,
     menu = _menu(registry, provider, native, keyring, caller)
     _check_policy(registry, provider, byok=not menu and keyring.pays(provider))
     return Decision(provider, native, menu, (reason, native.reason), excluded)
-
-
-_MAX_MODEL = 256
-
-
-def clean_model(model: str, field: str = "target.model") -> str:
-    """Trim the model id in *field* and refuse what no id holds.
-
-    Raises:
-        InvalidRequest: it holds it.
-    """
-    model = model.strip()
-    if len(model) > _MAX_MODEL:
-        raise _bad_model(field, f"at most {_MAX_MODEL} characters")
-    if not model.isprintable():  # by Unicode's categories, which know every character of the kind
-        raise _bad_model(
-            field, "visible characters only: no control, zero-width, bidirectional or private ones, no space but ' '"
-        )
-    if any(segment in (".", "..") for segment in model.split("/")):
-        raise _bad_model(field, "no '.' or '..' as a path segment")
-    return model
-
-
-def _bad_model(field: str, rule: str) -> InvalidRequest:
-    """Return the refusal of a model id."""
-    return InvalidRequest([Violation(field, rule)])
 
 
 def native_model(registry: Registry, provider: Provider, model: str) -> NativeModel:
@@ -272,6 +247,7 @@ def _missing(
         message += ", and bringing your own is switched off here"
     else:
         also = ", ".join(routers)
+        message += f", only for {', '.join(sorted(keyring.own))}" if keyring.own else ""
         message += f"; send one for {provider.id!r}" + (f" (or for {also})" if also else "")
     if on_menu:
         message += ", or consent to the operator's key" if registry.operator.byok else "; consent to the operator's key"

@@ -10,6 +10,7 @@ from keyswitch_engine.decision import decide, native_model
 from keyswitch_engine.errors import RequestError
 from keyswitch_engine.events import Billing
 from keyswitch_engine.keyring import Keyring, needs_no_key
+from keyswitch_engine.model_id import clean_model
 from keyswitch_engine.operator import Caller
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry
@@ -58,10 +59,10 @@ def _known(registry: Registry, provider: Provider, caller: Caller) -> dict[str, 
 
 def _offer(registry: Registry, provider: Provider, model: str, keyring: Keyring, caller: Caller) -> Offer | None:
     """Return the offer of a model under the first name that leads to it; None where none does."""
-    native = native_model(registry, provider, model).id
     for name in (model, f"{provider.vendor_token or provider.id}/{model}"):
         try:
-            decision = decide(registry, "", name, keyring, caller)
+            native = native_model(registry, provider, model).id
+            decision = decide(registry, "", clean_model(name), keyring, caller)
         except RequestError:  # by this name it is not to be had
             continue
         if decision.provider.id == provider.id and decision.model.id == native:

@@ -6,16 +6,17 @@ Everything that is wrong refuses to start, or to reload: a menu that is read hal
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from keyswitch_engine.address import at_address, parameters, placed
 from keyswitch_engine.credential import Credential
-from keyswitch_engine.decision import clean_model, native_model
+from keyswitch_engine.decision import native_model
 from keyswitch_engine.errors import InvalidRequest, RequestError
 from keyswitch_engine.keyring import check_kind
+from keyswitch_engine.model_id import exact_model
 from keyswitch_engine.operator import Menu, Operator, VirtualModel
 from keyswitch_engine.overrides import overridden
 from keyswitch_engine.provider import Provider
@@ -71,6 +72,7 @@ def govern(registry: Registry, tables: OperatorTables, platform_keys: Mapping[st
     """
     keys = dict(_keys(registry, platform_keys))
     virtual = {name: _virtual(registry, name, table) for name, table in sorted(tables.virtual_models.items())}
+    _check_chains(virtual)
     menus = tuple(_menu(registry, keys, virtual, name, table) for name, table in sorted(tables.menus.items()))
     policy = tables.policy
     off = (
@@ -126,19 +128,28 @@ def _virtual(registry: Registry, name: str, table: VirtualModelTable) -> Virtual
     if claims := registry.claims.on(name):
         raise RegistryError(f"{setting}: the name belongs to {claims[0].provider.id} already")
     provider = _provider(registry, f"{setting}.provider", table.provider)
-    try:
-        native = native_model(registry, provider, clean_model(table.model)).id
-    except RequestError as error:
-        raise RegistryError(f"{setting}.model: {error.message}") from error
+    if table.model:
+        _check_id(f"{setting}.model", table.model)
+    native = _native(registry, provider, f"{setting}.model", table.model)
     wishes = table.routing.wishes
     surface = provider.dialects[0]
     try:
         overridden(surface, native, table.compatibility)
     except InvalidRequest as error:
-        raise RegistryError(f"{setting}.compatibility: {error.violations[0].description}") from error
+        raise RegistryError(f"{setting}.compatibility: {_reason(error)}") from error
     for wish in untold(surface.routing_preferences, wishes):
         raise RegistryError(f"{setting}.routing.{wish}: {provider.name} takes no such wish")
     return VirtualModel(name, provider, native, wishes, table.compatibility)
+
+
+def _check_chains(virtual: Mapping[str, VirtualModel]) -> None:
+    """Refuse names for names: a virtual model stands for what its provider knows, and is looked up once."""
+    for model in virtual.values():
+        other = virtual.get(model.model)
+        if other is not None and other.model != model.model:
+            raise RegistryError(
+                f"virtual_models.{model.name}.model: {other.name} is a virtual model itself; name a model of a provider"
+            )
 
 
 _WHO = re.compile(r"\*|[^\s*/]+(/[^\s*/]+)?")
@@ -149,12 +160,14 @@ def _menu(
 ) -> Menu:
     """Check a menu: it names models of providers that the operator has keys for."""
     setting = f"menus.{name}"
+    _check_filled(f"{setting}.applies_to", table.applies_to, "callers, or '*'")
     applies_to = set()
     for number, who in enumerate(table.applies_to):
         if not _WHO.fullmatch(who):
             raise RegistryError(f"{setting}.applies_to[{number}]: expected '*', a caller, or caller/tenant")
         caller, _, tenant = who.partition("/")
         applies_to.add((caller, tenant))
+    _check_filled(f"{setting}.models", table.models, "models")
     models: dict[str, set[str]] = {}
     unlisted: dict[str, set[str]] = {}
     patterns: dict[str, list[str]] = {}
@@ -168,10 +181,12 @@ def _menu(
             virtual_names.add(named.name)
         else:
             provider = _owner(registry, where, owner, rest)
+            _check_id(where, rest)
             if _WILD.search(rest):
                 patterns.setdefault(provider.id, []).append(_pattern(provider, rest, text))
             else:
-                models.setdefault(provider.id, set()).add(_native(registry, provider, where, rest, text))
+                whole = text in provider.models
+                models.setdefault(provider.id, set()).add(_native(registry, provider, where, text if whole else rest))
                 if not provider.strip_own_prefix:
                     unlisted.setdefault(provider.id, set()).add(text)
         if provider.id not in keys:
@@ -184,6 +199,12 @@ def _menu(
         {id_: re.compile("|".join(texts)) for id_, texts in patterns.items()},
         frozenset(virtual_names),
     )
+
+
+def _check_filled(setting: str, values: Collection[str], what: str) -> None:
+    """Refuse an empty list, with which a menu would serve nobody or nothing."""
+    if not values:
+        raise RegistryError(f"{setting}: it is empty; name {what}, or leave the menu out")
 
 
 _WILD = re.compile(r"[*?]")
@@ -199,12 +220,25 @@ def _owner(registry: Registry, where: str, owner: str, rest: str) -> Provider:
     return provider
 
 
-def _native(registry: Registry, provider: Provider, where: str, rest: str, text: str) -> str:
-    """Return the native id that a line without wildcards means: all of its *text* if the provider lists that."""
+def _check_id(where: str, model: str) -> None:
+    """Refuse an id, or a pattern of some, that no request could come with."""
     try:
-        return native_model(registry, provider, clean_model(text if text in provider.models else rest)).id
+        exact_model(model, where)
     except RequestError as error:
-        raise RegistryError(f"{where}: {error.message}") from error
+        raise RegistryError(f"{where}: {_reason(error)}") from error
+
+
+def _native(registry: Registry, provider: Provider, where: str, model: str) -> str:
+    """Return the native id that a setting means."""
+    try:
+        return native_model(registry, provider, model).id
+    except RequestError as error:
+        raise RegistryError(f"{where}: {_reason(error)}") from error
+
+
+def _reason(error: RequestError) -> str:
+    """Return what is wrong without the field of a request, which a setting has not."""
+    return error.violations[0].description if isinstance(error, InvalidRequest) else error.message
 
 
 def _pattern(provider: Provider, rest: str, text: str) -> str:

@@ -16,7 +16,8 @@ from keyswitch_engine.dialects import DIALECTS, TOKEN_COUNTERS
 from keyswitch_engine.dialects.base import Flags, Profile
 from keyswitch_engine.embeddings import EMBEDDINGS
 from keyswitch_engine.error_rules import ErrorRule
-from keyswitch_engine.errors import Reason
+from keyswitch_engine.errors import InvalidRequest, Reason
+from keyswitch_engine.model_id import exact_model
 from keyswitch_engine.model_listing import LISTINGS
 from keyswitch_engine.provider import Auth, D, ModelOverride, Provider, Speaks, Surface
 from keyswitch_engine.routing_preferences import Preferences, untold
@@ -169,12 +170,15 @@ def build_provider(file: ProviderFile) -> Provider:
     """
     if file.schema != SCHEMA_VERSION:
         raise RowError("schema", f"{file.schema} is not {SCHEMA_VERSION}, the only one known")
-    for key, names in (("id", (file.id,)), ("aliases", file.aliases)):
+    tokens = (file.vendor_token,) if file.vendor_token else ()
+    for key, names in (("id", (file.id,)), ("aliases", file.aliases), ("vendor_token", tokens)):
         for name in names:
-            if not _ID.fullmatch(name) or name in _RESERVED:
-                raise RowError(key, f"{name!r} cannot name a provider")
-    if file.vendor_token and not _ID.fullmatch(file.vendor_token):
-        raise RowError("vendor_token", f"{file.vendor_token!r} is not made of lower-case letters, digits, '.' and '-'")
+            if name in _RESERVED:
+                raise RowError(key, f"{name!r} cannot name a provider, it stands for something else")
+            if not _ID.fullmatch(name):
+                raise RowError(
+                    key, f"{name!r} cannot name a provider: 1 to 64 lower-case letters, digits, '.' and '-' do"
+                )
     if file.strip_own_prefix and not file.vendor_token:
         raise RowError("strip_own_prefix", "without a vendor_token there is no prefix to drop")
     if not file.dialects:
@@ -183,6 +187,7 @@ def build_provider(file: ProviderFile) -> Provider:
         raise RowError("default_model", f"the default model {file.default_model!r} is not among the models listed")
     if bool(file.foreign_id_form) != (file.router or file.hosts_foreign_models):
         raise RowError("foreign_id_form", "it belongs to routers and hosts of foreign models, and only to them")
+    _check_models(file)
     _check_urls(file)
     _check_headers(file)
     _check_errors(file)
@@ -212,6 +217,17 @@ def build_provider(file: ProviderFile) -> Provider:
         regional_base_urls=file.regional_base_urls,
         prices=file.prices,
     )
+
+
+def _check_models(file: ProviderFile) -> None:
+    """Check the ids that are offered: a request could ask for each as it stands."""
+    named = {f"models[{number}]": model for number, model in enumerate(file.models)}
+    named |= {key: model for key in ("default_model", "small_model") if (model := getattr(file, key))}
+    for key, model in named.items():
+        try:
+            exact_model(model, key)
+        except InvalidRequest as error:
+            raise RowError(key, error.violations[0].description) from error
 
 
 def _check_urls(file: ProviderFile) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import pathlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -29,12 +28,13 @@ from keyswitch_engine.provider_file import (
     schema_error,
 )
 from keyswitch_engine.secret import without_keys
+from keyswitch_engine.toml_lines import line_of, syntax_problem
 
 __all__ = ["Registry", "RegistryError", "load"]
 
 
 class RegistryError(Exception):
-    """A provider file is invalid; the message names the file, and where they are known line and key."""
+    """A provider file or a setting is invalid; the message names file and line, or the setting."""
 
     def __init__(self, message: str) -> None:
         """Say so in *message*, which may quote what is wrong: without what looks like a key."""
@@ -88,7 +88,7 @@ def load(directories: Sequence[pathlib.Path] = (), base_urls: Mapping[str, str] 
             other = seen.setdefault(file.row.id, file)
             if other is not file:
                 raise file.error(RowError("id", f"the id {file.row.id!r} is taken by {other.path}"))
-        files |= seen
+        files = {key: file for key, file in files.items() if key not in seen} | seen
     _check_claims(files.values())
     rows = {provider_id: file.row for provider_id, file in files.items()}
     for provider_id, url in base_urls.items():
@@ -112,7 +112,7 @@ class _File(NamedTuple):
 
     def error(self, problem: RowError) -> RegistryError:
         """Return an error that says where in the file the *problem* is."""
-        return _located(self.path, self.text, problem)
+        return _located(self.path, line_of(self.text, problem.key), problem)
 
 
 def _listed(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -127,61 +127,60 @@ def _listed(directory: pathlib.Path) -> list[pathlib.Path]:
 
 def _read(path: pathlib.Path) -> _File:
     """Read one provider file and check all that can be checked of it alone."""
-    text = ""
+    text = _text(path)
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise RegistryError(f"{path}: it is no regular file")
-        text = path.read_bytes().decode()
         row = msgspec.toml.decode(text, type=ProviderFile)
         check_parameters(row)
         build_provider(row)
     except msgspec.ValidationError as error:
-        raise _located(path, text, schema_error(error)) from error
+        problem = schema_error(error)
+        raise _located(path, line_of(text, problem.key), problem) from error
     except RowError as error:
-        raise _located(path, text, error) from error
-    except (OSError, ValueError) as error:  # errors of syntax are ValueErrors, and say in which line they are
-        raise RegistryError(f"{path}: {error}") from error
+        raise _located(path, line_of(text, error.key), error) from error
+    except (ValueError, RecursionError) as error:  # what is no TOML; brackets in brackets end in the second
+        raise _located(path, *syntax_problem(text, str(error))) from error
     return _File(path, text, row)
 
 
+def _text(path: pathlib.Path) -> str:
+    """Return what is in a file."""
+    data = b""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise RegistryError(f"{path}: it is no regular file")
+        data = path.read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise RegistryError(f"{path}: it cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _located(path, data.count(b"\n", 0, error.start) + 1, "it is not UTF-8") from error
+
+
+def _located(path: pathlib.Path, line: int, problem: RowError | str) -> RegistryError:
+    """Return an error that says where a problem is."""
+    return RegistryError(f"{path}:{line}: {problem}")
+
+
 def _check_claims(files: Iterable[_File]) -> None:
-    """Check files against each other: a name and a vendor token each belong to one provider."""
+    """Check files against each other: a name, a vendor token and a listed model each belong to one provider.
+
+    Between two that list an id nothing would decide. Routers list what others have, and claim none of it.
+    """
     names: dict[str, _File] = {}
     tokens: dict[str, _File] = {}
+    models: dict[str, _File] = {}
     for file in files:
         row = file.row
         for key, claimed, owners in (
             ("id", (row.id,), names),
             ("aliases", row.aliases, names),
             ("vendor_token", (row.vendor_token,) if row.vendor_token else (), tokens),
+            ("models", () if row.router else row.models, models),
         ):
             for name in claimed:
                 owner = owners.setdefault(name, file)
                 if owner is not file:
                     raise file.error(RowError(key, f"{name!r} belongs to {owner.row.id} already, see {owner.path}"))
-
-
-_HEADING = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]")
-_ENTRY = re.compile(r"\s*([\w.-]+)\s*=")
-
-
-def _located(path: pathlib.Path, text: str, problem: RowError) -> RegistryError:
-    """Return an error that says where a problem is: in the line of its key, or of the innermost table around it."""
-    line, longest, table = 0, -1, ""
-    arrays: dict[str, int] = {}
-    for number, content in enumerate(text.splitlines(), 1):
-        if heading := _HEADING.match(content):
-            first, dot, rest = heading[2].partition(".")
-            if heading[1] == "[[":
-                arrays[first] = arrays.get(first, -1) + 1
-            found = table = (f"{first}[{arrays[first]}]" if first in arrays else first) + dot + rest
-        elif entry := _ENTRY.match(content):
-            found = f"{table}.{entry[1]}" if table else entry[1]
-        else:
-            continue
-        if len(found) > longest and (problem.key == found or problem.key.startswith((f"{found}.", f"{found}["))):
-            line, longest = number, len(found)
-    return RegistryError(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
 
 
 def _moved(row: ProviderFile, url: str) -> ProviderFile:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from keyswitch_engine.decision import clean_model, decide, native_model
+from keyswitch_engine.decision import decide, native_model
 from keyswitch_engine.errors import Reason, RequestError
 from keyswitch_engine.keyring import Keyring, find_provider
+from keyswitch_engine.model_id import clean_model
 from keyswitch_engine.operator import Caller
 from keyswitch_engine.provider import Provider
 from keyswitch_engine.registry import Registry

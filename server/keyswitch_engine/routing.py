@@ -14,12 +14,13 @@ import msgspec
 from keyswitch_engine.address import at_address, parameters, placed
 from keyswitch_engine.credential import NoCredential, ProviderCredential
 from keyswitch_engine.custom_endpoint import FIELD, CustomEndpoint, provider_at
-from keyswitch_engine.decision import Decision, NativeModel, clean_model, decide
+from keyswitch_engine.decision import Decision, NativeModel, decide
 from keyswitch_engine.dialects.base import Dialect, TokenCounter
 from keyswitch_engine.embeddings import EmbeddingDialect
 from keyswitch_engine.errors import InvalidRequest, Reason, RequestError, Unavailable, Violation
 from keyswitch_engine.events import Billing, CredentialSource
 from keyswitch_engine.keyring import Keyring, OwnCredential, check_kind
+from keyswitch_engine.model_id import clean_model
 from keyswitch_engine.model_listing import ModelListing
 from keyswitch_engine.operator import Caller
 from keyswitch_engine.overrides import overridden, with_routing

@@ -75,7 +75,7 @@ async def test_drift_exits_1_and_says_why(tmp_path: pathlib.Path, config: str) -
         "models": [
             {
                 "model": "gpt-4o", "status": "residual", "reason": "MISSING_CREDENTIAL",
-                "message": "no key for OpenAI came; send one for 'openai'",
+                "message": "no key for OpenAI came, only for openrouter; send one for 'openai'",
             },
             {
                 "model": "no-such-model", "status": "residual", "reason": "UNROUTABLE_MODEL",

@@ -99,7 +99,7 @@ async def test_the_provider_of_contributing_is_one_file(sandbox: Sandbox, tmp_pa
     """The made-up provider of CONTRIBUTING, moved to the sandbox, is dispatched to without any code."""
     text = (pathlib.Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    row = row.replace("https://api.example.com", sandbox.url).replace('"large"', '"sandbox/echo"')
+    row = row.replace("https://api.example.com", sandbox.url).replace('"large"', '"echo"')
     (tmp_path / "example.toml").write_text(row)
     env = {**EGRESS, "KEYSWITCH_PROVIDERS": json.dumps([str(tmp_path)])}
     async with server_process(tmp_path, env) as own, AsyncClient(own.address) as client:

@@ -182,7 +182,29 @@ REFUSED = [
         )
         for who in ("", "*/acme", "caller/*", "caller/", "/tenant", "a/b/c", "a b", "part*", " * ")
     ),
+    (f"{MENU}[]", "menus.default.models: it is empty; name models, or leave the menu out"),
+    (
+        f'{KEY}[menus.m]\napplies_to = []\nmodels = ["openai/x"]',
+        "menus.m.applies_to: it is empty; name callers, or '*', or leave the menu out",
+    ),
+    (f'{MENU}["openai/ x"]', "menus.default.models[0]: an id, without spaces around it"),
+    (f'{MENU}["openai/x", "openai/x "]', "menus.default.models[1]: an id, without spaces around it"),
+    (f'{MENU}["openai/a\\u3164b"]', "menus.default.models[0]: visible characters only"),
+    (f'{MENU}["openai/*\\u200b"]', "menus.default.models[0]: visible characters only"),
+    (f'{MENU}["openai/../x"]', "menus.default.models[0]: no '.' or '..' as a path segment"),
+    (f'{MENU}["openai/openai:.."]', "menus.default.models[0]: no '.' or '..' as a path segment"),
     # virtual models
+    (virtual(lines='provider = "openai"\nmodel = "x "'), "virtual_models.ours.model: an id, without spaces around it"),
+    (virtual(lines='provider = "openai"\nmodel = "a\\ufe0f"'), "virtual_models.ours.model: visible characters only"),
+    *(
+        (
+            virtual(lines=f'provider = "openai"\nmodel = "{model}"')
+            + "\n"
+            + virtual("theirs", 'provider = "groq"\nmodel = "x"'),
+            "virtual_models.ours.model: theirs is a virtual model itself; name a model of a provider",
+        )
+        for model in ("theirs", "openai/theirs", "openai:theirs")
+    ),
     (virtual("gpt-4o"), "virtual_models.gpt-4o: the name belongs to openai already"),
     (virtual("claude-x"), "virtual_models.claude-x: the name belongs to anthropic already"),
     (virtual("Ours"), "virtual_models.Ours: the name is made of lower-case letters, digits, '.', '_' and '-'"),
@@ -327,6 +349,14 @@ def test_what_is_wrong_refuses_to_start(
     (tmp_path / "SPACED").write_text(f"{CANARY} {CANARY}\n")
     (tmp_path / "TWO_LINES").write_text(f"{CANARY}\n{CANARY}\n")
     assert refusal(tmp_path, text).replace(": Value error, ", ": ").startswith(words)
+
+
+def test_a_virtual_model_may_be_called_as_its_provider_calls_it(tmp_path: pathlib.Path) -> None:
+    """A name that stands for the same id of its provider's is no name for a name, and another may stand for that id."""
+    tuned = virtual("tuned", 'provider = "openai"\nmodel = "openai/tuned"')
+    other = virtual("other", 'provider = "openai"\nmodel = "tuned"')
+    registry = loaded(tmp_path, f'{MENU}["tuned", "other"]\n{tuned}\n{other}')
+    assert [served(registry, name).model for name in ("tuned", "other")] == ["tuned", "tuned"]
 
 
 def test_what_is_behind_a_refusal_shows_no_key_either(tmp_path: pathlib.Path) -> None:

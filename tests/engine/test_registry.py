@@ -67,10 +67,11 @@ def test_no_compatibility_flag_is_unused() -> None:
 def test_an_operator_adds_and_replaces_rows(tmp_path: pathlib.Path) -> None:
     """A file in an operator's directory is one more provider, or takes the place of the one of its id."""
     write(tmp_path, ROW)
-    write(tmp_path, ROW.replace("made-up", "groq"), "groq.toml")
+    write(tmp_path, ROW.replace("made-up", "groq").replace("large", "gpt-large"), "groq.toml")
     registry = load([tmp_path])
     assert registry.providers["made-up"].origin_host == "made-up.example"
     assert registry.providers["groq"].origin_host == "groq.example"
+    assert registry.providers["groq"].models == ("gpt-large",)
     found = registry.find("MADE-UP")
     assert found is not None
     assert found.id == "made-up"
@@ -92,8 +93,29 @@ def test_an_operator_adds_and_replaces_rows(tmp_path: pathlib.Path) -> None:
         (("https://made-up.example/v1", "https://user:pw@made-up.example"), "base_url"),
         (('path = "/chat/completions"', 'path = "/chat"\n[dialects.compatibility]\nmagic = true'), "magic"),
         (('path = "/chat/completions"', 'path = "/chat"\n[dialects.compatibility]\nterminal = "x"'), "terminal"),
+        (
+            (
+                'path = "/chat/completions"',
+                'path = "/c"\n[[dialects.model_overrides]]\nmodel = "a"\n[[dialects.model_overrides]]\nmodel = "b"\n[dialects.model_overrides.compatibility]\nmagic = true',
+            ),
+            "made-up.toml:16: dialects[0].model_overrides[1].compatibility.magic: ",
+        ),
+        (
+            (
+                'path = "/chat/completions"',
+                'path = "/chat"\n[[dialects.model_overrides]]\nmodel = "a"\n[[dialects.model_overrides]]\nrouting = {}',
+            ),
+            "made-up.toml:13: dialects[0].model_overrides[1]: Object missing required field `model`",
+        ),
         (("[[dialects]]", '[auth]\nstyle = "header"\n[[dialects]]'), "auth.header"),
-        (("[[dialects]]", "[[dialects"), "made-up.toml"),
+        (("[[dialects]]", "[[dialects"), "made-up.toml:8: Expected ']]' at the end of an array declaration"),
+        (('name = "Made up"', 'name = "Made up'), "made-up.toml:3: Illegal character '\\n'"),
+        (('path = "/chat/completions"\n', "path = [\n\n"), "made-up.toml:10: Invalid value"),
+        (("schema = 1", f"schema = {'[' * 5000}"), "made-up.toml:1: maximum recursion depth exceeded"),
+        (("schema = 1", f"schema = {'1' * 5000}"), "made-up.toml:1: Exceeds the limit"),
+        (('name = "Made up"\n', ""), "made-up.toml:1: Object missing required field `name`"),
+        (('path = "/chat/completions"', ""), "made-up.toml:8: dialects[0]: Object missing required field `path`"),
+        (('name = "openai-chat"\n', ""), "made-up.toml:8: dialects[0]: Object missing required field `name`"),
         (("[[dialects]]", '[[errors]]\nreason = "NOPE"\n[[dialects]]'), "NOPE"),
         (('path = "/', 'path = "'), "made-up.toml:10: dialects[0].path: "),
         (('path = "/', 'path = ".attacker.test/'), "dialects[0].path"),
@@ -136,6 +158,17 @@ def test_an_operator_adds_and_replaces_rows(tmp_path: pathlib.Path) -> None:
         ),
         (("[[dialects]]", '[[errors]]\nreason = "MODEL_NOT_FOUND"\nmessage = "*"\n[[dialects]]'), "errors[0].message"),
         (("[[dialects]]", 'vendor_token = "Made"\n[[dialects]]'), "made-up.toml:8: vendor_token: "),
+        (("[[dialects]]", 'vendor_token = "platform"\n[[dialects]]'), ":8: vendor_token: 'platform' cannot name a"),
+        (("[[dialects]]", 'vendor_token = "custom"\n[[dialects]]'), ":8: vendor_token: 'custom' cannot name a"),
+        (("[[dialects]]", 'aliases = ["x", "custom"]\n[[dialects]]'), ":8: aliases: 'custom' cannot name a provider"),
+        (('["large"]', '["large", "a\\u200bb"]'), "made-up.toml:6: models[1]: visible characters only"),
+        (('["large"]', '["large", "a\\u3164b"]'), "made-up.toml:6: models[1]: visible characters only"),
+        (('["large"]', '[" lead", "large"]'), "made-up.toml:6: models[0]: an id, without spaces around it"),
+        (('["large"]', '["large", ""]'), "made-up.toml:6: models[1]: an id, without spaces around it"),
+        (('["large"]', '["large", "x/../y"]'), "made-up.toml:6: models[1]: no '.' or '..' as a path segment"),
+        (('["large"]', f'["large", "{"m" * 257}"]'), "made-up.toml:6: models[1]: at most 256 characters"),
+        (('"large"\nmodels = ["large"]', '"large "'), "made-up.toml:5: default_model: an id, without spaces"),
+        (('models = ["large"]', 'small_model = "a\\u034fb"'), "made-up.toml:6: small_model: visible characters only"),
         (("[[dialects]]", "strip_own_prefix = true\n[[dialects]]"), "strip_own_prefix"),
         (("[[dialects]]", '[parameters]\ncolour = ""\n[[dialects]]'), "made-up.toml:9: parameters.colour: "),
         (("[[dialects]]", '[parameters]\nregion = ""\n[[dialects]]'), "made-up.toml:9: parameters.region: "),
@@ -165,6 +198,65 @@ def test_a_vendor_token_belongs_to_one_provider(tmp_path: pathlib.Path) -> None:
     write(tmp_path, 'vendor_token = "anthropic"\n' + ROW)
     with pytest.raises(RegistryError, match=r"made-up\.toml:1: vendor_token: 'anthropic' .*anthropic\.toml"):
         load([tmp_path])
+
+
+@pytest.mark.parametrize("more", ["", "router = true", "hosts_foreign_models = true"])
+def test_a_listed_model_belongs_to_one_provider(tmp_path: pathlib.Path, more: str) -> None:
+    """An id that two rows list would be ambiguous for everybody: both files are named, with line and id, routers apart."""
+    foreign = f'{more}\nforeign_id_form = "/"' if more else ""
+    row = ROW.replace('models = ["large"]', f'models = ["large", "gpt-4o-mini"]\n{foreign}')
+    write(tmp_path, row)
+    if more == "router = true":
+        assert load([tmp_path]).providers["made-up"].models == ("large", "gpt-4o-mini")
+        return
+    with pytest.raises(RegistryError) as raised:
+        load([tmp_path])
+    built_in = pathlib.Path(dialects.__file__).parent.parent / "providers" / "openai.toml"
+    assert str(raised.value) == (
+        f"{tmp_path}/made-up.toml:6: models: 'gpt-4o-mini' belongs to openai already, see {built_in}"
+    )
+
+
+def test_what_two_files_claim_is_told_of_the_operators(tmp_path: pathlib.Path) -> None:
+    """Where a file that replaces a built-in one claims what another has, the one that the operator can mend is named."""
+    write(tmp_path, ROW.replace("made-up", "anthropic").replace('["large"]', '["large", "gpt-4o"]'), "mine.toml")
+    with pytest.raises(
+        RegistryError, match=r"mine\.toml:6: models: 'gpt-4o' belongs to openai already, see .*openai\."
+    ):
+        load([tmp_path])
+
+
+def test_what_a_replaced_row_listed_is_free(tmp_path: pathlib.Path) -> None:
+    """The models of a built-in row go with it, so that another row may list them."""
+    write(tmp_path, ROW.replace("made-up", "openai"), "openai.toml")
+    write(tmp_path, ROW.replace("large", "gpt-4o-mini"))
+    assert [claim.provider.id for claim in load([tmp_path]).claims.on("gpt-4o-mini")] == ["made-up"]
+
+
+def test_an_id_in_another_case_and_a_default_alone_claim_nothing_of_anothers(tmp_path: pathlib.Path) -> None:
+    """Ids are compared as they are, and regions with rows of their own share the models that they begin with."""
+    row = ROW.replace('models = ["large"]', 'models = ["large", "GPT-4o-mini"]\nsmall_model = "gpt-4o-mini"')
+    claims = load([write(tmp_path, row)]).claims
+    assert [[claim.provider.id for claim in claims.on(id_)] for id_ in ("gpt-4o-mini", "GPT-4o-mini")] == [
+        ["openai"],
+        ["made-up"],
+    ]
+
+
+def test_what_is_no_text_is_told_by_its_line(tmp_path: pathlib.Path) -> None:
+    """A file that is not UTF-8 is refused by the line of the first byte that is wrong."""
+    (tmp_path / "made-up.toml").write_bytes(ROW.replace("Made up", "\xe9").encode("latin-1"))
+    with pytest.raises(RegistryError) as raised:
+        load([tmp_path])
+    assert str(raised.value) == f"{tmp_path}/made-up.toml:3: it is not UTF-8"
+
+
+def test_what_cannot_be_read_is_told_by_its_name(tmp_path: pathlib.Path) -> None:
+    """A folder with the name of a provider file is refused, and so is what has no lines."""
+    (tmp_path / "made-up.toml").mkdir()
+    with pytest.raises(RegistryError) as raised:
+        load([tmp_path])
+    assert str(raised.value) == f"{tmp_path}/made-up.toml: it is no regular file"
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,8 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant: str = ""
     operator: str = ""
     """Table of `operators/NAME.toml` that the operator lays down; empty for none at all."""
+    rows: str = ""
+    """Folder `rows/NAME` of the operator's own provider files; empty for the built-in ones alone."""
     endpoint: Endpoint | None = None
     """A custom endpoint, in place of provider and model."""
     route: ExpectedRoute | None = None
@@ -129,9 +131,9 @@ ROWS = [
 
 
 @functools.cache
-def registry(operator: str) -> Registry:
-    """Return the registry under what an operator lays down."""
-    rows = load()
+def registry(operator: str, own_rows: str) -> Registry:
+    """Return the registry with the operator's own rows, under what it lays down."""
+    rows = load([FOLDER / "rows" / own_rows] if own_rows else [])
     if not operator:
         return rows
     file = msgspec.toml.decode((FOLDER / "operators" / f"{operator}.toml").read_bytes(), type=OperatorFile)
@@ -195,7 +197,10 @@ def decide(row: Decision, *, backwards: bool) -> Route[Dialect] | DispatchError:
     credentials = [*map(key_for, row.keys), *map(consent_to, row.consent)]
     try:
         return resolve(
-            registry(row.operator), target, credentials[::-1] if backwards else credentials, Caller(tenant=row.tenant)
+            registry(row.operator, row.rows),
+            target,
+            credentials[::-1] if backwards else credentials,
+            Caller(tenant=row.tenant),
         )
     except DispatchError as error:
         return error
@@ -275,7 +280,7 @@ def test_a_tag_makes_a_bare_id_nobodys_but_of_vendors_that_have_colons_themselve
     """`name:tag` is Ollama's form, so no vendor's matcher takes its own ids with one, except OpenAI's and Bedrock's."""
     takers = {
         row.id
-        for row in registry("").providers.values()
+        for row in registry("", "").providers.values()
         for model in row.models
         if "/" not in model and any(matcher.search(f"{model}:7b") for matcher in row.matchers)
     }

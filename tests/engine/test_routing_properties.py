@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+import pathlib
+import tempfile
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keyswitch_engine import registry
 from keyswitch_engine.claims import Rank
@@ -138,6 +141,60 @@ def test_what_is_offered_is_routed(keyed: list[str], consent: bool, caller: Call
             route = decision(ROWS, Target(model=offer.id), keyed, [""] if consent else [], caller)
             assert isinstance(route, Route)
             assert (route.provider.id, route.model, route.billing) == (offer.provider.id, offer.model, offer.billing)
+
+
+IDS = st.one_of(
+    st.sampled_from(
+        ["large", "gpt-4o", "acme/own", "acme/large", "acme:own", "acme:..", "acme/../x", "openai/x", "m" * 254]
+    ),
+    st.text(alphabet="ab/.: -\u200b\u3164\ufe0f\u00e9", max_size=5),
+    st.builds("acme{}{}".format, st.sampled_from("/:"), st.text(alphabet="ab/.: ", max_size=3)),
+)
+MADE_UP = st.fixed_dictionaries(
+    {"models": st.lists(IDS, max_size=4, unique=True), "small_model": st.one_of(st.just(""), IDS)},
+    optional={
+        "default_model": IDS,
+        "vendor_token": st.just("acme"),
+        "strip_own_prefix": st.booleans(),
+        "matchers": st.lists(st.sampled_from(["^acme", "^.", "large"]), max_size=2),
+    },
+)
+TOKEN = {"vendor_token": "acme", "strip_own_prefix": True}
+KINDS = st.sampled_from(
+    [{}, {"router": True, "foreign_id_form": "/"}, {"hosts_foreign_models": True, "foreign_id_form": "."}]
+)
+
+
+@example({"models": [], "small_model": "m" * 254} | TOKEN, {}, [])  # with the token before it, it is too long
+@example({"models": ["a\u3164b"], "small_model": ""}, {}, [])
+@example({"models": [], "small_model": "acme:.."} | TOKEN, {}, [])
+@settings(deadline=None)  # every file of the registry is read each time
+@given(MADE_UP, KINDS, st.lists(st.sampled_from(["openai", "groq", "openrouter"]), max_size=2, unique=True))
+def test_what_a_row_that_loads_offers_is_accepted(
+    row: dict[str, object], kind: dict[str, object], others: list[str]
+) -> None:
+    """Whatever a provider file lists, it refuses to load, or each model on offer is one that a request can ask for.
+
+    With the key of a provider that is no router these are all that it lists.
+    """
+    top = {"schema": 1, "id": "acme", "name": "Acme", "base_url": "https://acme.example"} | row | kind
+    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in top.items())  # which is TOML as well
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "acme.toml").write_text(f'{text}\n[[dialects]]\nname = "openai-chat"\npath = "/chat"\n')
+        try:
+            rows = registry.load([pathlib.Path(folder)])
+        except registry.RegistryError:
+            return
+    for keyed in (["acme"], ["acme", *others], others):
+        offered = list(offers(rows, rows.providers.values(), Keyring.naming(rows, keyed, consent=False), ANYBODY))
+        if "acme" in keyed and "router" not in kind:
+            assert {offer.model for offer in offered if offer.provider.id == "acme"} >= set(
+                rows.providers["acme"].models
+            )
+        for offer in offered:
+            route = decision(rows, Target(model=offer.id), keyed)
+            assert isinstance(route, Route), (offer.id, route)
+            assert (route.provider.id, route.model) == (offer.provider.id, offer.model)
 
 
 def test_with_its_key_every_model_of_a_provider_is_on_offer() -> None:

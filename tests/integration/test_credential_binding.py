@@ -24,7 +24,6 @@ base_url = "{url}"
 vendor_token = "{id}"
 strip_own_prefix = true
 default_model = "m"
-models = ["m"]
 {more}
 [[dialects]]
 name = "{dialect}"

@@ -31,7 +31,6 @@ name = "{id}"
 base_url = "{url}/v1"
 vendor_token = "{id}"
 default_model = "m"
-models = ["m"]
 {auth}
 [[dialects]]
 name = "{dialect}"

@@ -28,7 +28,7 @@ def row(name: str, url: str, display: str = "Own") -> str:
     """Return a provider file."""
     return (
         f'schema = 1\nid = "{name}"\nname = "{display}"\nbase_url = "{url}/v1"\ndefault_model = "sandbox/echo"\n'
-        'models = ["sandbox/echo"]\n[[dialects]]\nname = "openai-chat"\npath = "/chat/completions"\n'
+        '[[dialects]]\nname = "openai-chat"\npath = "/chat/completions"\n'
     )
 
 
@@ -156,10 +156,10 @@ async def test_no_stream_is_disturbed_by_reloads(sandbox: Sandbox, tmp_path: pat
         assert await rows.answer("talker") == "well put"
         assert len(talker.said) == STREAMS
 
-        rows.write("late", row("late", sandbox.url).replace("models", "modles"))
+        rows.write("late", row("late", sandbox.url).replace("default_model", "defualt_model"))
         refused = await rows.logged("registry not reloaded", 1)
         assert refused["level"] == "error"
-        assert refused["problem"].startswith(f"{rows.folder / 'late.toml'}:6: modles: ")
+        assert refused["problem"].startswith(f"{rows.folder / 'late.toml'}:5: defualt_model: ")
         for _ in range(20):
             assert await rows.answer("late") == "well put"
             assert await rows.fingerprint() == moved == refused["registry"]
