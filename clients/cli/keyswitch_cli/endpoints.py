@@ -15,9 +15,7 @@ What is wrong with one definition concerns that one alone, and what is not under
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,17 +23,15 @@ from urllib.parse import urlsplit
 import click
 from keyswitch_client import Endpoint
 
-from keyswitch_cli.home import home, locked, write
+from keyswitch_cli.endpoint_file import path, read
 from keyswitch_cli.output import print_line
 from keyswitch_cli.stores import STORES, key_store
 
 __all__ = [
     "DIALECTS",
     "Definition",
-    "change",
     "definitions",
     "kept",
-    "path",
     "problems_of",
     "selected",
     "usable_name",
@@ -55,7 +51,6 @@ _KEY_IN_URL = re.compile(_KEY)
 _KEY_IN_TEXT = re.compile(rf"{_KEY}|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{{28,}}")
 """Beside what has the form of a known kind of key, a long run of letters and digits, which URLs have too."""
 _URL = re.compile(r"https?://[^/?#@\s]+(?:/[^?#@\s]*)?")
-_WHERE = re.compile(r"\(at [a-z0-9, ]+\)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +69,13 @@ class Definition:
     """Why it is not selectable; nothing of it is a value of the file's."""
 
 
-def path() -> pathlib.Path:
-    """Return the file."""
-    return home() / "endpoints.toml"
-
-
 def definitions() -> dict[str, Definition]:
     """Return the definitions by name, in the file's order.
 
     Raises:
         click.ClickException: the file cannot be read.
     """
-    content = _content()
+    content = read()[1]
     endpoints = content.pop("endpoints", {})
     for place in _secrets(content, ""):  # which is no endpoint's, and hides none
         print_line(
@@ -144,47 +134,6 @@ def selected(name: str) -> Endpoint:
                 f'`keyswitch endpoints add {name} --replace` takes one, or auth = "none" says that it needs none'
             )
     return Endpoint(definition.base_url, definition.model, key, definition.dialect, definition.label or definition.name)
-
-
-def change(name: str, values: Mapping[str, str] | None) -> None:
-    """Set *values* of a definition, made if it is missing, or remove it if they are None; all else stays as it is.
-
-    Raises:
-        click.ClickException: the file cannot be read or written.
-    """
-    import tomlkit  # noqa: PLC0415 - slow to import, and only changes need it
-    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
-
-    with locked():
-        _content()  # what is not TOML is not replaced
-        try:
-            document = tomlkit.parse(path().read_text("utf-8")) if path().exists() else tomlkit.document()
-            endpoints: Any = document.setdefault("endpoints", tomlkit.table(is_super_table=True))
-            if values is None:
-                del endpoints[name]
-            elif name in endpoints:
-                endpoints[name].update(values)
-            else:
-                table = tomlkit.table()
-                table.update(values)
-                endpoints[name] = table
-            text = tomlkit.dumps(document)
-        except TOMLKitError:
-            raise click.ClickException(f"{path()}: it cannot be changed; edit it by hand") from None
-        write(path(), text)
-
-
-def _content() -> dict[str, Any]:
-    """Return what the file holds, nothing if there is none."""
-    try:
-        return tomllib.loads(path().read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except tomllib.TOMLDecodeError as error:
-        where = _WHERE.search(str(error))  # the rest may be a part of the file
-        raise click.ClickException(f"{path()}: it is not TOML {where[0] if where else ''}".rstrip()) from None
-    except (OSError, UnicodeDecodeError):
-        raise click.ClickException(f"{path()}: it cannot be read") from None
 
 
 def _definition(name: str, entry: Any, position: int) -> Definition:

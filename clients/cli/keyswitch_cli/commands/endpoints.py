@@ -12,17 +12,8 @@ from keyswitch_client.locality import LocalMode
 from keyswitch_cli.command import Command, PrintingCommand
 from keyswitch_cli.connection import connect
 from keyswitch_cli.credentials import read_field
-from keyswitch_cli.endpoints import (
-    DIALECTS,
-    Definition,
-    change,
-    definitions,
-    kept,
-    path,
-    problems_of,
-    selected,
-    usable_name,
-)
+from keyswitch_cli.endpoint_file import change, check, path
+from keyswitch_cli.endpoints import DIALECTS, Definition, definitions, kept, problems_of, selected, usable_name
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import local_option, server_option, timeout_option, warn_where_seen
 from keyswitch_cli.output import print_line, table
@@ -126,6 +117,7 @@ def _add(  # noqa: PLR0917 - click passes them by name
         raise click.UsageError("; ".join(problems))
     secret = _key(key, no_key=no_key)
     values["auth"] = store if secret else "none"
+    check(name, values)
     if secret:
         key_store(store).set(name, kept(whole["base_url"], secret))  # before the definition that would miss it
     change(name, values)
@@ -141,6 +133,7 @@ def _add(  # noqa: PLR0917 - click passes them by name
 def _remove(name: str) -> None:
     """Remove an endpoint and its key."""
     definition = _known(name)
+    check(name, None)
     if definition.auth in STORES:
         key_store(definition.auth).remove(name)
     change(name, None)
