@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import psutil
 import pytest
 from cli.running import KEYSWITCH, environment, run
+from keyswitch_cli.endpoints import kept
 from keyswitch_sandbox import Sandbox
 from support import EGRESS, ServerProcess, server_process
 
@@ -75,6 +76,19 @@ async def test_a_key_stays_with_the_address_that_it_was_given_for(home: dict[str
     path.write_text(path.read_text().replace(sandbox.url, "https://other.example"))
     assert (await run("endpoints", "remove", "desk", env=home))[0] == 0
     assert CANARY not in (files(home) / "keys.json").read_text()
+
+
+def test_a_key_is_kept_for_one_address() -> None:
+    """Each origin is written in a way that no other is, with what stands in brackets, or would be read as a port."""
+    urls = (
+        "http://[::1]:8080/v1", "http://[::1:8080]/v1", "http://[::1:8080]:80/v1", "http://h.example:8080",
+        "http://h.example", "https://h.example",
+    )  # fmt: skip
+    assert [kept(url, "k") for url in urls] == [
+        "http://[::1]:8080 k", "http://[::1:8080] k", "http://[::1:8080]:80 k", "http://h.example:8080 k",
+        "http://h.example k", "https://h.example k",
+    ]  # fmt: skip
+    assert kept("http://H.example.:8080/v1/chat/completions", "k") == "http://h.example:8080 k"
 
 
 @pytest.mark.parametrize(

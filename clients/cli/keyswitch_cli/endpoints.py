@@ -108,7 +108,10 @@ def kept(base_url: str, key: str) -> str:
 def _address(base_url: str) -> str:
     """Return scheme, host and port of a URL that was found good."""
     parts = urlsplit(base_url)
-    return f"{parts.scheme}://{(parts.hostname or '').removesuffix('.')}{f':{parts.port}' if parts.port else ''}"
+    host = (parts.hostname or "").removesuffix(".")
+    if ":" in host:  # or its end would be read as a port
+        host = f"[{host}]"
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"
 
 
 def selected(name: str) -> Endpoint:
