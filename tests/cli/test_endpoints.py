@@ -5,6 +5,7 @@ import base64
 import json
 import pathlib
 import stat
+import sys
 import tomllib
 import urllib.parse
 from collections.abc import Mapping
@@ -94,6 +95,9 @@ def test_a_key_is_kept_for_one_address() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        ("--base-url", "http://999.1.1.1:18101/v1"),
+        ("--base-url", "http://127.0.0.1:18101//v1"),
+        ("--base-url", "http://127.0.0.1:18101/V1/Chat/Completions"),
         ("--base-url", f"https://user:{CANARY}@models.example"),
         ("--base-url", f"https://models.example/?key={CANARY}"),
         ("--base-url", "not a url"),
@@ -125,6 +129,9 @@ async def test_a_name_that_looks_like_a_key_is_refused(home: dict[str, str]) -> 
     [
         (f'api_key = "{CANARY}"\n', "api_key"),
         (f'[vault]\nmine = ["{"sk" + "-ant-0123456789abcdef"}"]\n', "vault.mine[0]"),
+        (f"# old\nx = 1 # {'csk' + '-0123456789abcdef'}\n", "line 2"),
+        (f"# api_key = '{'0123456789abcdef' * 2}'\n", "line 1"),
+        (f"# https://h.example/v1?key={'fw' + '_0123456789abcdefghij'}\n", "line 1"),
     ],
 )
 async def test_a_key_beside_the_definitions_hides_none(home: dict[str, str], text: str, place: str) -> None:
@@ -132,8 +139,63 @@ async def test_a_key_beside_the_definitions_hides_none(home: dict[str, str], tex
     write(home, f'{text}[endpoints.good]\nbase_url = "http://127.0.0.1:9"\nmodel = "m"\nauth = "none"\n')
     status, out, err = await run("endpoints", "list", "--json", env=home)
     assert (status, json.loads(out)[0]["selectable"]) == (0, True)
-    assert f"{place} looks like a key" in err
-    assert CANARY not in out + err
+    assert f": {place} looks like a key" in err
+    assert (CANARY in out + err, "0123456789abcdef" in out + err) == (False, False)
+    added = ("endpoints", "add", "good", "--replace", "--label", "Good", "--no-key")
+    status, out, again = await run(*added, env=home)
+    assert (status, out, again) == (0, "", err)
+
+
+async def test_a_comment_may_hold_what_is_no_key(home: dict[str, str]) -> None:
+    """Neither an address with an account in it nor a name that begins like a key is warned of."""
+    account = "https://h.example/accounts/" + "0123456789abcdef" * 2
+    write(home, f"# see {account}/v1, '{account}'\n# by hf-mirror.com and sk-learn\n")
+    assert await run("endpoints", "list", env=home) == (0, "", "")
+
+
+@pytest.mark.parametrize("beginning", ["csk-", "fw_", "vck_", "tgp_v1_", "ya29.", "ASIA", "r8_", "github_pat_"])
+async def test_a_key_of_any_known_kind_is_refused(home: dict[str, str], beginning: str) -> None:
+    """The shapes are those that the engine knows; a definition that has one is not selectable."""
+    key = beginning + "A7QX2" * 4
+    write(home, f'[endpoints.a]\nbase_url = "http://127.0.0.1:9/{key}"\nmodel = "m"\nauth = "none"\nlabel = "{key}"\n')
+    status, out, err = await run("endpoints", "list", "--json", env=home)
+    misplaced = "looks like a key, which has no place in this file; take it out"
+    assert json.loads(out)[0]["problems"] == [f"base_url {misplaced}", f"label {misplaced}"]
+    assert (status, key in out + err) == (0, False)
+
+
+NO_CALLS = """import sys; sys.modules["keyswitch_engine.custom_endpoint"] = None
+from keyswitch_cli.__main__ import main; main()"""
+
+
+async def test_what_can_never_be_called_is_not_selectable(home: dict[str, str]) -> None:
+    """The engine's own word is the reason; where it is not installed, only what the file itself requires is."""
+    urls = {
+        "http://999.1.1.1:18101/v1": "base_url: its host is none that could be called",
+        "http://127.0.0.1:18101//v1": "base_url: its path holds what no path of an endpoint does",
+        "http://127.0.0.1:1/v1/messages": (
+            "base_url: its path is that of the dialect anthropic-messages, and another one was asked for"
+        ),
+    }
+    form = '[endpoints.e{}]\nbase_url = "{}"\nmodel = "m"\nauth = "none"\n'
+    write(home, "".join(form.format(number, url) for number, url in enumerate(urls)))
+    found = list((await listed(home)).values())
+    assert [entry["problems"] for entry in found] == [[why] for why in urls.values()]
+    assert {(entry["id"], entry["selectable"]) for entry in found} == {("", False)}
+    status, _, err = await run("generate", "-e", "e0", "hi", env=home)
+    assert (status, "e0 is not selectable: base_url: its host is none" in err) == (2, True)
+    without = (sys.executable, "-c", NO_CALLS)
+    status, out, _ = await run("endpoints", "list", "--json", env=home, executable=without)
+    assert {(entry["id"], entry["selectable"]) for entry in json.loads(out)} == {("", True)}
+
+
+async def test_an_endpoint_is_judged_by_the_dialect_that_it_has(home: dict[str, str]) -> None:
+    """A change of the URL alone is held to the protocol that the definition names."""
+    added = ("endpoints", "add", "a", "-m", "m", "--no-key", "--base-url")
+    assert (await run(*added, "https://h.example", "--dialect", "anthropic-messages", env=home))[0] == 0
+    replaced = ("endpoints", "add", "a", "--replace", "--no-key", "--base-url", "https://h.example/v1/messages")
+    assert await run(*replaced, env=home) == (0, "", "")
+    assert (await listed(home))["a"]["problems"] == []
 
 
 async def test_a_key_is_never_kept_in_a_file_in_silence(home: dict[str, str]) -> None:

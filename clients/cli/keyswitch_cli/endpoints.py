@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import click
 from keyswitch_client import Endpoint
+from keyswitch_engine.secret import holds_key
 
 from keyswitch_cli.endpoint_file import path, read
 from keyswitch_cli.output import print_line
@@ -46,11 +47,8 @@ _AUTH = ("none", *STORES)
 _SECRET_NAME = re.compile(
     r"(?:^|[_-]|api)(?:key|secret|token|passw(?:or)?d|credential|authorization|bearer)$", re.IGNORECASE
 )
-_KEY = r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|AKIA|AIza|eyJ)[-_A-Za-z0-9]{12,}|Bearer\s)"
-_KEY_IN_URL = re.compile(_KEY)
-_KEY_IN_TEXT = re.compile(rf"{_KEY}|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{{28,}}")
-"""Beside what has the form of a known kind of key, a long run of letters and digits, which URLs have too."""
 _URL = re.compile(r"https?://[^/?#@\s]+(?:/[^?#@\s]*)?")
+_URLS = re.compile(r"https?://[^\s\"']*")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,22 +63,22 @@ class Definition:
     """`none`, or the kind of store that has its key."""
     dialect: str = DIALECTS[0]
     label: str = ""
+    id: str = ""
+    """What servers call it in their logs; empty where it cannot be told."""
     problems: tuple[str, ...] = ()
     """Why it is not selectable; nothing of it is a value of the file's."""
 
 
-def definitions() -> dict[str, Definition]:
-    """Return the definitions by name, in the file's order.
+def definitions(*, warn: bool = True) -> dict[str, Definition]:
+    """Return the definitions by name, in the file's order; *warn* of keys, which hide no definition but their own.
 
     Raises:
         click.ClickException: the file cannot be read.
     """
-    content = read()[1]
+    text, content = read()
     endpoints = content.pop("endpoints", {})
-    for place in _secrets(content, ""):  # which is no endpoint's, and hides none
-        print_line(
-            f"warning: {path()}: {place} looks like a key, which has no place in this file; take it out", err=True
-        )
+    for place in (*_secret_comments(text), *_secrets(content, "")) if warn else ():
+        print_line(f"warning: {path()}: {_misplaced(place)}", err=True)
     if not isinstance(endpoints, dict):
         raise click.ClickException(f"{path()}: endpoints is no table of endpoints")
     found = (_definition(name, entry, position) for position, (name, entry) in enumerate(endpoints.items(), 1))
@@ -89,7 +87,7 @@ def definitions() -> dict[str, Definition]:
 
 def usable_name(name: str) -> bool:
     """Tell whether an endpoint can have a name, which is shown, and so cannot look like a key."""
-    return _NAME.fullmatch(name) is not None and _KEY_IN_TEXT.search(name) is None
+    return _NAME.fullmatch(name) is not None and not holds_key(name)
 
 
 def problems_of(name: str, values: Mapping[str, str]) -> tuple[str, ...]:
@@ -146,7 +144,7 @@ def _definition(name: str, entry: Any, position: int) -> Definition:
     if not isinstance(entry, dict):
         return Definition(name=shown, problems=(*problems, "it is no table"))
     held = sorted(_secrets(entry, ""))
-    problems += [f"{place} looks like a key, which has no place in this file; take it out" for place in held]
+    problems += map(_misplaced, held)
     unknown = sorted(entry.keys() - {*_REQUIRED, *_OPTIONAL} - {place.partition(".")[0] for place in held})
     problems += [f"{field if _NAME.fullmatch(field) else 'a field'} is not known to this version" for field in unknown]
     fields: dict[str, str] = {}
@@ -167,7 +165,25 @@ def _definition(name: str, entry: Any, position: int) -> Definition:
     if "base_url" in fields and not _is_url(fields["base_url"]):
         problems.append("base_url begins with https:// or http:// and has no user, password, query or fragment")
         del fields["base_url"]
-    return Definition(name=shown, problems=tuple(problems), **fields)
+    definition = Definition(name=shown, problems=tuple(problems), **fields)
+    return _judged(definition) if definition.base_url else definition
+
+
+def _judged(definition: Definition) -> Definition:
+    """Return a definition with its id, or why no call can be made to it; as it is where the engine is not installed."""
+    try:
+        from keyswitch_engine.credential import NoCredential  # noqa: PLC0415 - costs more than all else here
+        from keyswitch_engine.custom_endpoint import FIELD, CustomEndpoint, endpoint_id, provider_at  # noqa: PLC0415
+        from keyswitch_engine.errors import InvalidRequest  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return definition
+    wanted = CustomEndpoint(definition.base_url, definition.model, NoCredential(), dialect=definition.dialect)
+    try:
+        base_url = provider_at(wanted).base_url
+    except InvalidRequest as error:
+        why = [f"{each.field.removeprefix(f'{FIELD}.')}: {each.description}" for each in error.violations]
+        return dataclasses.replace(definition, problems=(*definition.problems, *why))
+    return dataclasses.replace(definition, id=endpoint_id(base_url, definition.model) if definition.model else "")
 
 
 def _is_url(text: str) -> bool:
@@ -183,7 +199,7 @@ def _secrets(value: Any, place: str) -> Iterator[str]:
     """Yield the places of what looks like a key, by its name or by its value."""
     if isinstance(value, dict):
         for number, (name, inner) in enumerate(value.items(), 1):
-            shown = f"field {number}" if _KEY_IN_TEXT.search(name) else name
+            shown = f"field {number}" if holds_key(name) else name
             where = f"{place}.{shown}" if place else shown
             if shown != name or (_SECRET_NAME.search(name) and not isinstance(inner, int | float)):
                 yield where
@@ -192,5 +208,18 @@ def _secrets(value: Any, place: str) -> Iterator[str]:
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _secrets(inner, f"{place}[{number}]")
-    elif isinstance(value, str) and (_KEY_IN_URL if place == "base_url" else _KEY_IN_TEXT).search(value):
+    elif isinstance(value, str) and holds_key(value, in_url=place == "base_url"):
         yield place
+
+
+def _secret_comments(text: str) -> Iterator[str]:
+    """Yield the lines of a file with what looks like a key in a comment, or in a text that has the sign of one."""
+    for number, line in enumerate(text.split("\n"), 1):
+        comment = line.partition("#")[2]
+        if holds_key(comment, in_url=True) or holds_key(_URLS.sub("", comment)):
+            yield f"line {number}"
+
+
+def _misplaced(place: str) -> str:
+    """Return what is said of a place with a key."""
+    return f"{place} looks like a key, which has no place in this file; take it out"

@@ -111,7 +111,7 @@ def _add(  # noqa: PLR0917 - click passes them by name
     values = {field: value.strip() for field, value in given.items() if value is not None}
     if before is None and not (values.get("base_url") and values.get("model")):
         raise click.UsageError("--base-url and --model are needed")
-    old = {} if before is None else {"base_url": before.base_url, "model": before.model}
+    old = {} if before is None else {field: getattr(before, field) for field in given}
     whole = old | values | {"auth": "none"}
     if problems := problems_of(name, whole):  # nothing that looks like a key, say, gets into the file
         raise click.UsageError("; ".join(problems))
@@ -123,7 +123,7 @@ def _add(  # noqa: PLR0917 - click passes them by name
     change(name, values)
     if before is not None and before.auth in STORES and before.auth != values["auth"]:
         key_store(before.auth).remove(name)
-    definition = definitions()[name]
+    definition = definitions(warn=False)[name]
     if definition.problems:
         print_line(f"warning: not selectable: {'; '.join(definition.problems)}", err=True)
 
@@ -187,21 +187,4 @@ def _shown(definition: Definition) -> dict[str, object]:
     """Return an endpoint for programs; the shape is stable."""
     fields = dataclasses.asdict(definition)
     problems = list(fields.pop("problems"))
-    return fields | {"id": _id(definition), "selectable": not problems, "problems": problems}
-
-
-def _id(definition: Definition) -> str:
-    """Return what servers call an endpoint in their logs; empty where it cannot be told."""
-    if not definition.base_url or not definition.model:
-        return ""
-    try:
-        from keyswitch_engine.credential import NoCredential  # noqa: PLC0415 - not needed for anything else here
-        from keyswitch_engine.custom_endpoint import CustomEndpoint, endpoint_id, provider_at  # noqa: PLC0415
-        from keyswitch_engine.errors import DispatchError  # noqa: PLC0415
-    except ModuleNotFoundError:
-        return ""
-    wanted = CustomEndpoint(definition.base_url, definition.model, NoCredential(), dialect=definition.dialect)
-    try:
-        return endpoint_id(provider_at(wanted).base_url, definition.model)
-    except DispatchError:  # whoever selects it is told
-        return ""
+    return fields | {"selectable": not problems, "problems": problems}
