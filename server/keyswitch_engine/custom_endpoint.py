@@ -97,7 +97,7 @@ def endpoint_id(base_url: str, model: str) -> str:
 
 
 _SEGMENTS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
-_VERSION = re.compile(r"v\d+[a-z0-9]*")
+_VERSION = re.compile(r"v\d+[a-z0-9]*", re.IGNORECASE)
 _LONGEST = 2048
 _PORTS = {"http": 80, "https": 443}
 
@@ -123,8 +123,11 @@ def _base_url(url: str, form: _Form) -> str:
     host = _host(parts.netloc.removesuffix(f":{port}") if port is not None else parts.netloc)
     whole = parts.path.rstrip("/")
     path = whole.removesuffix(form.path)
-    if path == whole and (other := next((name for name, form in _FORMS.items() if whole.endswith(form.path)), "")):
-        raise _invalid(f"its path is that of the dialect {other}, and another one was asked for")
+    for name, other in _FORMS.items():
+        if path.lower().endswith(other.path):  # behind which the dialect's own would be there twice, or lead nowhere
+            if other is form:
+                raise _invalid(f"its path may end in {form.path}, once and written so")
+            raise _invalid(f"its path is that of the dialect {name}, and another one was asked for")
     if not _SEGMENTS.fullmatch(path):
         raise _invalid("its path holds what no path of an endpoint does")
     versioned = path != whole or _VERSION.fullmatch(path.rpartition("/")[2]) is not None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NoReturn, final
 
-__all__ = ["Secret", "digest", "label", "quotes", "scrub", "without_keys"]
+__all__ = ["Secret", "digest", "holds_key", "label", "quotes", "scrub", "without_keys"]
 
 
 @final
@@ -73,8 +73,10 @@ def digest(secrets: Iterable[Secret], key: bytes, size: int) -> bytes:
 
 _KEY_SHAPES = re.compile(
     r"(?i:bearer)\s+[\x21-\x7e]{6,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|pplx|csk|nvapi|hf|fw|vck|tgp|ksw)[-_][A-Za-z0-9*_.\-]{6,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{20,}|\bya29\.[\w.-]{10,}"
+    r"|(?<![A-Za-z0-9])(?:"
+    r"(?:(?:sk|pk|rk|gsk|xai|pplx|csk|nvapi|hf|fw|vck|tgp|ksw)[-_]|(?:r8|gh[opsur]|github_pat|api_org)_)"
+    r"[A-Za-z0-9*_.\-]{6,}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{12,}|AIza[\w-]{20,}|ya29\.[\w.-]{10,}|eyJ[\w-]{12,})"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 
@@ -127,8 +129,19 @@ def without_keys(text: str) -> str:
     return _RANDOM.sub(_REDACTED, _KEY_SHAPES.sub(_REDACTED, _PEM.sub(_REDACTED, text)))
 
 
-_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*(?:.*-----END [A-Z0-9 ]*-----|.*)", re.DOTALL)
+def holds_key(text: str, *, in_url: bool = False) -> bool:
+    """Tell whether a text that is to hold no key has what looks like a whole one.
 
+    That is a known shape, or more letters and digits in a row than names have, which the paths of URLs have too. It
+    takes more than to be left out of a message: what begins as keys do and is short is a name, like `hf-mirror`.
+    """
+    known = any(len(found[0]) >= _WHOLE for found in _KEY_SHAPES.finditer(text))
+    return known or (not in_url and _WHOLE_RANDOM.search(text) is not None)
+
+
+_WHOLE: Final = 16
+_WHOLE_RANDOM = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{28,}")
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*(?:.*-----END [A-Z0-9 ]*-----|.*)", re.DOTALL)
 _RANDOM = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}[^\s'\"`,)]*")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 

@@ -62,8 +62,11 @@ def read_key_set(path: pathlib.Path, algorithms: tuple[str, ...]) -> KeySet:
             raise UnusableFileError(f"{where}: expected an object")
         if row.get("kty") == "oct" or "d" in row:
             raise UnusableFileError(f"{where}: this is a secret; public keys alone belong here")
+        uses = row.get("key_ops", ["verify"])
+        if not isinstance(uses, list):
+            raise UnusableFileError(f"{where}: its 'key_ops' is no list")
         suited = [name for name in _suited(row) if name in algorithms and row.get("alg", name) == name]
-        if not suited or row.get("use", "sig") != "sig" or "verify" not in row.get("key_ops", ("verify",)):
+        if not suited or row.get("use", "sig") != "sig" or "verify" not in uses:
             continue
         if not isinstance(row.get("kid"), str):
             raise UnusableFileError(f"{where}: it has no 'kid', which tokens name their key by")

@@ -50,6 +50,7 @@ ECHO = ("-m", "sandbox/echo", "--api-key", "sandbox=k")
         (("generate", "hi", *ECHO, "--max-output-tokens", "4294967295"), 0, ""),
         (("sandbox", "--chunk-bytes", "1"), 2, "--replay"),
         (("decode",), 2, "one of BODY and --batch"),
+        (("endpoints", "show"), 2, "Missing argument 'NAME'"),
     ],
 )
 async def test_the_exit_status_says_what_happened(

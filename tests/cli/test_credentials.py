@@ -67,6 +67,10 @@ async def test_a_malformed_key_is_never_repeated(arguments: tuple[str, ...]) -> 
         ("decode", "--chunk-bytes", BARE, __file__),
         ("serve", BARE),
         ("sandbox", "--replay", BARE),
+        ("generate", f"--{BARE}", "hi"),
+        ("generate", f"--{BARE}=hi"),
+        ("endpoints", f"--{BARE}", "list"),
+        (f"--{BARE}", "generate", "hi"),
     ],
 )
 async def test_a_key_in_the_wrong_place_is_never_repeated(arguments: tuple[str, ...]) -> None:
@@ -75,6 +79,27 @@ async def test_a_key_in_the_wrong_place_is_never_repeated(arguments: tuple[str, 
     assert code == 2
     assert err.startswith("error: ")
     assert BARE not in out + err
+
+
+async def test_an_option_that_there_is_none_of_is_shown_where_it_is_misspelt() -> None:
+    """Words are repeated, with what may have been meant; anything else may be a key of a kind that nobody knows."""
+    for option, shown in (("--modle", "'--modle'. (Did you mean"), ("--Zq7+k=hi", "'…'."), ("--a1b2c3", "'…'.")):
+        status, _, err = await run("generate", option, "hi")
+        assert (status, err.startswith(f"error: No such option {shown}")) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments"),
+    [
+        ("KEYSWITCH_LOCAL", ("generate", "hi")),
+        ("KEYSWITCH_TLS", ("health",)),
+        ("KEYSWITCH_KEY_STORE", ("endpoints", "add", "desk")),
+    ],
+)
+async def test_a_key_in_the_wrong_variable_is_never_repeated(variable: str, arguments: tuple[str, ...]) -> None:
+    """What a variable of the environment holds is shown as little as an argument is."""
+    code, out, err = await run(*arguments, env={variable: BARE})
+    assert (code, out, "Invalid value for '--" in err, BARE in err) == (2, "", True, False), err
 
 
 @pytest.mark.parametrize(

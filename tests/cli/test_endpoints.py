@@ -5,6 +5,7 @@ import base64
 import json
 import pathlib
 import stat
+import sys
 import tomllib
 import urllib.parse
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 import psutil
 import pytest
 from cli.running import KEYSWITCH, environment, run
+from keyswitch_cli.endpoints import kept
 from keyswitch_sandbox import Sandbox
 from support import EGRESS, ServerProcess, server_process
 
@@ -77,9 +79,25 @@ async def test_a_key_stays_with_the_address_that_it_was_given_for(home: dict[str
     assert CANARY not in (files(home) / "keys.json").read_text()
 
 
+def test_a_key_is_kept_for_one_address() -> None:
+    """Each origin is written in a way that no other is, with what stands in brackets, or would be read as a port."""
+    urls = (
+        "http://[::1]:8080/v1", "http://[::1:8080]/v1", "http://[::1:8080]:80/v1", "http://h.example:8080",
+        "http://h.example", "https://h.example",
+    )  # fmt: skip
+    assert [kept(url, "k") for url in urls] == [
+        "http://[::1]:8080 k", "http://[::1:8080] k", "http://[::1:8080]:80 k", "http://h.example:8080 k",
+        "http://h.example k", "https://h.example k",
+    ]  # fmt: skip
+    assert kept("http://H.example.:8080/v1/chat/completions", "k") == "http://h.example:8080 k"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        ("--base-url", "http://999.1.1.1:18101/v1"),
+        ("--base-url", "http://127.0.0.1:18101//v1"),
+        ("--base-url", "http://127.0.0.1:18101/V1/Chat/Completions"),
         ("--base-url", f"https://user:{CANARY}@models.example"),
         ("--base-url", f"https://models.example/?key={CANARY}"),
         ("--base-url", "not a url"),
@@ -111,6 +129,9 @@ async def test_a_name_that_looks_like_a_key_is_refused(home: dict[str, str]) -> 
     [
         (f'api_key = "{CANARY}"\n', "api_key"),
         (f'[vault]\nmine = ["{"sk" + "-ant-0123456789abcdef"}"]\n', "vault.mine[0]"),
+        (f"# old\nx = 1 # {'csk' + '-0123456789abcdef'}\n", "line 2"),
+        (f"# api_key = '{'0123456789abcdef' * 2}'\n", "line 1"),
+        (f"# https://h.example/v1?key={'fw' + '_0123456789abcdefghij'}\n", "line 1"),
     ],
 )
 async def test_a_key_beside_the_definitions_hides_none(home: dict[str, str], text: str, place: str) -> None:
@@ -118,8 +139,63 @@ async def test_a_key_beside_the_definitions_hides_none(home: dict[str, str], tex
     write(home, f'{text}[endpoints.good]\nbase_url = "http://127.0.0.1:9"\nmodel = "m"\nauth = "none"\n')
     status, out, err = await run("endpoints", "list", "--json", env=home)
     assert (status, json.loads(out)[0]["selectable"]) == (0, True)
-    assert f"{place} looks like a key" in err
-    assert CANARY not in out + err
+    assert f": {place} looks like a key" in err
+    assert (CANARY in out + err, "0123456789abcdef" in out + err) == (False, False)
+    added = ("endpoints", "add", "good", "--replace", "--label", "Good", "--no-key")
+    status, out, again = await run(*added, env=home)
+    assert (status, out, again) == (0, "", err)
+
+
+async def test_a_comment_may_hold_what_is_no_key(home: dict[str, str]) -> None:
+    """Neither an address with an account in it nor a name that begins like a key is warned of."""
+    account = "https://h.example/accounts/" + "0123456789abcdef" * 2
+    write(home, f"# see {account}/v1, '{account}'\n# by hf-mirror.com and sk-learn\n")
+    assert await run("endpoints", "list", env=home) == (0, "", "")
+
+
+@pytest.mark.parametrize("beginning", ["csk-", "fw_", "vck_", "tgp_v1_", "ya29.", "ASIA", "r8_", "github_pat_"])
+async def test_a_key_of_any_known_kind_is_refused(home: dict[str, str], beginning: str) -> None:
+    """The shapes are those that the engine knows; a definition that has one is not selectable."""
+    key = beginning + "A7QX2" * 4
+    write(home, f'[endpoints.a]\nbase_url = "http://127.0.0.1:9/{key}"\nmodel = "m"\nauth = "none"\nlabel = "{key}"\n')
+    status, out, err = await run("endpoints", "list", "--json", env=home)
+    misplaced = "looks like a key, which has no place in this file; take it out"
+    assert json.loads(out)[0]["problems"] == [f"base_url {misplaced}", f"label {misplaced}"]
+    assert (status, key in out + err) == (0, False)
+
+
+NO_CALLS = """import sys; sys.modules["keyswitch_engine.custom_endpoint"] = None
+from keyswitch_cli.__main__ import main; main()"""
+
+
+async def test_what_can_never_be_called_is_not_selectable(home: dict[str, str]) -> None:
+    """The engine's own word is the reason; where it is not installed, only what the file itself requires is."""
+    urls = {
+        "http://999.1.1.1:18101/v1": "base_url: its host is none that could be called",
+        "http://127.0.0.1:18101//v1": "base_url: its path holds what no path of an endpoint does",
+        "http://127.0.0.1:1/v1/messages": (
+            "base_url: its path is that of the dialect anthropic-messages, and another one was asked for"
+        ),
+    }
+    form = '[endpoints.e{}]\nbase_url = "{}"\nmodel = "m"\nauth = "none"\n'
+    write(home, "".join(form.format(number, url) for number, url in enumerate(urls)))
+    found = list((await listed(home)).values())
+    assert [entry["problems"] for entry in found] == [[why] for why in urls.values()]
+    assert {(entry["id"], entry["selectable"]) for entry in found} == {("", False)}
+    status, _, err = await run("generate", "-e", "e0", "hi", env=home)
+    assert (status, "e0 is not selectable: base_url: its host is none" in err) == (2, True)
+    without = (sys.executable, "-c", NO_CALLS)
+    status, out, _ = await run("endpoints", "list", "--json", env=home, executable=without)
+    assert {(entry["id"], entry["selectable"]) for entry in json.loads(out)} == {("", True)}
+
+
+async def test_an_endpoint_is_judged_by_the_dialect_that_it_has(home: dict[str, str]) -> None:
+    """A change of the URL alone is held to the protocol that the definition names."""
+    added = ("endpoints", "add", "a", "-m", "m", "--no-key", "--base-url")
+    assert (await run(*added, "https://h.example", "--dialect", "anthropic-messages", env=home))[0] == 0
+    replaced = ("endpoints", "add", "a", "--replace", "--no-key", "--base-url", "https://h.example/v1/messages")
+    assert await run(*replaced, env=home) == (0, "", "")
+    assert (await listed(home))["a"]["problems"] == []
 
 
 async def test_a_key_is_never_kept_in_a_file_in_silence(home: dict[str, str]) -> None:
@@ -233,7 +309,100 @@ async def test_changes_keep_what_they_do_not_understand(home: dict[str, str]) ->
     assert tomllib.loads(path.read_text())["endpoints"]["desk"]["label"] == "Desk"
     assert (await run("endpoints", "remove", "desk", env=home))[0] == 0
     assert path.read_text() == BAD
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+ENTRY = '{ base_url = "http://127.0.0.1:9", model = "m", auth = "none" }'
+DOTTED = 'endpoints.a.base_url = "http://127.0.0.1:9"\nendpoints.a.model = "m"\nendpoints.a.auth = "none"\n'
+TABLE = '[endpoints.a]\nbase_url = "http://127.0.0.1:9"\nmodel = "m" # mine\nauth = "none"\n'
+OTHER = '\n# the other one\n[endpoints.b]\nmodel = "x"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        (DOTTED, "added"),
+        (f"x = 1\n{DOTTED}{DOTTED.replace('.a.', '.b.')}", "added"),
+        (f"endpoints = {{ a = {ENTRY} }}\n", "added"),
+        ('[endpoints]\na = "text"\n', "replaced"),
+        (f"[endpoints]\na = {ENTRY} # mine\n# end\n", ""),
+        (f"[endpoints]\n{DOTTED.replace('endpoints.', '')}[other]\nx = nan\n", ""),
+        (f"[x]\ny = 1\n{TABLE}[z]\ny = 1979-05-27\n[endpoints.b]\nmodel = 7\n", ""),
+        (f"[[list]]\nx = 1\n{TABLE}[[list]]\nx = 2.0\n", ""),
+        (TABLE + OTHER, ""),
+        ((TABLE + OTHER).replace("\n", "\r\n"), ""),
+        (TABLE.rstrip(), ""),
+    ],
+)
+async def test_a_change_is_made_exactly_or_not_at_all(home: dict[str, str], text: str, refused: str) -> None:
+    """However the file is written, it says what it said and the change; or it is as it was, and what to do is told."""
+    url = "http://127.0.0.1:8/v1"
+    values = {
+        "added": {"base_url": url, "model": "m2", "auth": "none"},
+        "replaced": {"base_url": url, "model": "m2", "label": "Desk", "auth": "none"},
+        "removed": None,
+    }
+    for change, new in values.items():
+        name = "desk" if change == "added" else "a"
+        given = ("--label", "Desk", "--replace") if change == "replaced" else ()
+        command = ("add", name, "--base-url", url, "-m", "m2", "--no-key", *given) if new else ("remove", name)
+        path = write(home, "")
+        path.write_bytes(text.encode())
+        status, out, err = await run("endpoints", *command, env=home)
+        after = path.read_bytes().decode()
+        if change == refused:
+            told = ", ".join(f'{field} = "{value}"' for field, value in (new or {}).items())
+            assert (status, out, after) == (1, "", text)
+            assert f'By hand, set in endpoints."{name}": {told}\n' in err
+            continue
+        wanted = tomllib.loads(text.replace("nan", "0"))
+        old = wanted["endpoints"].pop(name, {})
+        if new:
+            wanted["endpoints"][name] = old | new
+        assert (status, out, err) == (0, "", "")
+        assert {"endpoints": {}} | tomllib.loads(after.replace("nan", "0")) == wanted
+        assert ("# the other one" in after) == ("# the other one" in text)
+        if change == "added":
+            assert set(text.splitlines(keepends=True)) - {text.splitlines()[-1]} <= set(after.splitlines(keepends=True))
+
+
+async def test_a_key_is_stored_with_its_definition_or_not_at_all(home: dict[str, str]) -> None:
+    """Where the definition has to be written by hand no key is kept; once it is, its key can be given."""
+    path = write(home, DOTTED)
+    added = ("endpoints", "add", "desk", "--base-url", "http://127.0.0.1:9", "-m", "m", "--key", "-", *FILE)
+    assert (await run(*added, env=home, stdin=CANARY))[0] == 1
+    assert not (files(home) / "keys.json").exists()
+    path.write_text(DOTTED + DOTTED.replace(".a.", ".desk.").replace('"none"', '"file"'))
+    before = path.read_text()
+    assert await run(*added, "--replace", env=home, stdin=CANARY) == (0, "", "")
+    assert json.loads((files(home) / "keys.json").read_text())["keys"] == {"desk": f"http://127.0.0.1:9 {CANARY}"}
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+async def test_a_linked_file_is_changed_where_it_is(home: dict[str, str], tmp_path: pathlib.Path, mode: int) -> None:
+    """A link to definitions or keys that are kept elsewhere stays one, and both are open to whom they were."""
+    link = write(home, "")
+    link.unlink()
+    shared = tmp_path / "dotfiles" / "mine.toml"
+    shared.parent.mkdir()
+    shared.write_text(TABLE)
+    shared.chmod(mode)
+    link.symlink_to(shared)
+    (files(home) / "keys.json").symlink_to(shared.parent / "keys")
+    added = ("endpoints", "add", "desk", "--base-url", "http://127.0.0.1:9", "-m", "m", "--key", "-", *FILE)
+    assert await run(*added, env=home, stdin=CANARY) == (0, "", "")
+    assert link.is_symlink()
+    assert list(tomllib.loads(shared.read_text())["endpoints"]) == ["a", "desk"]
+    assert stat.S_IMODE(shared.stat().st_mode) == mode
+    assert stat.S_IMODE((shared.parent / "keys").stat().st_mode) == 0o600
+    assert {path.name for path in shared.parent.iterdir()} == {"mine.toml", "keys"}
+
+
+async def test_a_new_file_is_its_owners_alone(home: dict[str, str]) -> None:
+    """Definitions that nobody shared yet are readable by nobody else."""
+    added = ("endpoints", "add", "desk", "--base-url", "http://127.0.0.1:9", "-m", "m", "--no-key")
+    assert (await run(*added, env=home))[0] == 0
+    assert stat.S_IMODE((files(home) / "endpoints.toml").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(

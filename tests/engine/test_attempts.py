@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
-from keyswitch_engine import registry
+from keyswitch_engine import cool_down, registry
 from keyswitch_engine.attempt import AttemptLog, Call
 from keyswitch_engine.attempts import MAX_ATTEMPTS, Runner
 from keyswitch_engine.cool_down import CoolDown
@@ -277,8 +277,11 @@ async def test_a_refusal_for_another_reason_ends_a_cool_down(dispatcher: Dispatc
     assert [gap > 0.2 for gap in provider.gaps] == [True, False, False, False]
 
 
-async def test_a_probe_that_is_taken_on_ends_a_cool_down(dispatcher: Dispatcher) -> None:
+async def test_a_probe_that_is_taken_on_ends_a_cool_down(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A status of success says that the limit is over, however long the answer is in coming."""
+    monkeypatch.setattr(cool_down, "_PROBE", 3600.0)  # nobody goes because the probe is silent
 
     async def slow(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -290,7 +293,7 @@ async def test_a_probe_that_is_taken_on_ends_a_cool_down(dispatcher: Dispatcher)
     answered = asyncio.Event()
     provider = Provider(says(lambda: refused(429, **{"Retry-After": "0.1"})), slow, ANSWERS)
     runner = Runner(dispatcher.fingerprints)
-    async with http_provider(provider.answer) as url, asyncio.timeout(1.5):  # less than others wait for a silent probe
+    async with http_provider(provider.answer) as url, asyncio.timeout(30):
         with pytest.raises(DispatchError):
             await whole(dispatcher, runner, call(url), max_attempts=1)
         probe = asyncio.ensure_future(whole(dispatcher, runner, call(url)))

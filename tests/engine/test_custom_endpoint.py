@@ -79,9 +79,32 @@ def test_an_id_does_not_depend_on_how_a_url_is_written() -> None:
     assert len(ids) == 1
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses/"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses/", "/V1/Messages"])
 def test_a_path_of_another_dialect_is_refused(path: str) -> None:
     """It is not taken for a folder below which chat completions are."""
     with pytest.raises(InvalidRequest) as raised:
         provider_at(CustomEndpoint(f"https://h.example{path}", "m", NoCredential()))
     assert "its path is that of the dialect" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "own"),
+    [
+        ("openai-chat", "/V1/Chat/Completions", "/chat/completions"),
+        ("openai-chat", "/v1/Chat/Completions/chat/completions", "/chat/completions"),
+        ("openai-chat", "/v1/chat/completions/chat/completions", "/chat/completions"),
+        ("openai-responses", "/v1/RESPONSES/", "/responses"),
+        ("anthropic-messages", "/v1/Messages", "/messages"),
+    ],
+)
+def test_a_path_that_would_be_there_twice_is_refused(dialect: str, path: str, own: str) -> None:
+    """Paths have their case: the dialect's own in another one is neither dropped nor joined to, but told of."""
+    with pytest.raises(InvalidRequest) as raised:
+        provider_at(CustomEndpoint(f"https://h.example{path}", "m", NoCredential(), dialect=dialect))
+    assert f"its path may end in {own}, once and written so" in raised.value.message
+
+
+def test_a_version_is_one_in_either_case() -> None:
+    """A version in capitals stays as it is written, and none is put behind it."""
+    endpoint = CustomEndpoint("https://h.example/V1", "m", NoCredential(), dialect="anthropic-messages")
+    assert provider_at(endpoint).base_url == "https://h.example/V1"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keyswitch_engine.credential import ApiKey
-from keyswitch_engine.secret import Secret, digest, label, quotes, scrub, without_keys
+from keyswitch_engine.secret import Secret, digest, holds_key, label, quotes, scrub, without_keys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -154,6 +154,32 @@ def test_messages_about_settings_lose_what_looks_like_a_key() -> None:
     assert without_keys("menus.c4n4ry0Ab1Cd2Ef3Gh4Ij: no") == "menus.[redacted] no"
     said = "/etc/keyswitch.toml:5: 'claude-3-5-sonnet-20241022' and egress_private_networks[0] are well"
     assert without_keys(said) == said
+
+
+BEGINNINGS = (
+    "sk-", "pk-", "rk_", "gsk_", "xai-", "pplx-", "csk-", "nvapi-", "hf_", "api_org_", "fw_", "vck_", "tgp_v1_", "r8_",
+    "ghp_", "gho_", "github_pat_", "AKIA", "ASIA", "AIza", "ya29.", "eyJ",
+)  # fmt: skip
+SOME_KEY = "A7QX2" * 5
+"""What follows them: of letters and digits that each of them has, and too short to be told by itself."""
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_whole_key_is_told_by_its_shape(beginning: str) -> None:
+    """Keys of every known kind are found in a text and taken out of messages, wherever they stand, also in a URL."""
+    for before in ("", "x: ", "# ", "https://h.example/v1/", "key_", "'"):
+        text = f"{before}{beginning}{SOME_KEY}"
+        assert holds_key(text, in_url=True)
+        assert SOME_KEY not in scrub(text)
+    assert not holds_key(SOME_KEY)
+
+
+def test_a_long_run_of_letters_and_digits_is_a_key_of_an_unknown_kind() -> None:
+    """Names and addresses have no such runs, except for the paths of URLs; what is short only begins like a key."""
+    assert holds_key("id 0123456789abcdef0123456789abcdef")
+    assert not holds_key("https://h.example/accounts/0123456789abcdef0123456789abcdef", in_url=True)
+    for name in ("hf-mirror.com", "sk-learn", "fw-1", "claude-3-5-sonnet-20241022", "skywork-or1-preview", "abcd" * 10):
+        assert not holds_key(name)
 
 
 ROOMS = {"server/keyswitch_engine/secret.py", "server/keyswitch_engine/key_shapes.py"}

@@ -176,6 +176,30 @@ def test_a_key_file_that_is_wrong_says_where(tmp_path: pathlib.Path, document: o
     assert "hidden" not in str(raised.value)
 
 
+ODD: tuple[Any, ...] = (None, True, 0, -1, 5, 1.5, "", "A", "=", "verify", [], {}, ["verify", 5], [[]], {"verify": 1})
+FIELDS = ("kty", "kid", "use", "key_ops", "alg", "crv", "n", "e", "x", "y", "x5c")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_key_of_an_odd_form_is_read_or_refused(tmp_path: pathlib.Path, field: str) -> None:
+    """Whatever JSON stands in a field of a key, reading the file ends in keys or in the one error that says where."""
+    for row in (RSA_ROW, EC_ROW):
+        for odd in ODD:
+            path = put(tmp_path / "jwks", json.dumps({"keys": [row | {field: odd}]}))
+            try:
+                assert read_key_set(path, ("RS256", "ES256"))
+            except UnusableFileError as error:
+                assert str(error).startswith("jwt.keys: ")
+
+
+@pytest.mark.parametrize("uses", [None, 5, True, "verify", {"verify": 1}])
+def test_what_a_key_is_for_is_a_list(tmp_path: pathlib.Path, uses: object) -> None:
+    """A key whose `key_ops` is anything else is refused, not taken for one that may be used or may not."""
+    path = put(tmp_path / "jwks", json.dumps({"keys": [RSA_ROW, EC_ROW | {"key_ops": uses}]}))
+    with pytest.raises(UnusableFileError, match=r"keys\[1\]: its 'key_ops' is no list"):
+        read_key_set(path, ("RS256", "ES256"))
+
+
 def test_keys_are_used_for_what_they_are_made_for(tmp_path: pathlib.Path) -> None:
     """Each key has the pinned algorithms of its kind, and where it names one, that one."""
     nameless = {name: value for name, value in EC_ROW.items() if name != "kid"} | {"use": "enc"}

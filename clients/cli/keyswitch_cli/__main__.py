@@ -162,7 +162,9 @@ def _run(arguments: list[str] | None) -> int:
         error.show()
         return exit_codes.USAGE
     except click.ClickException as error:
-        _complain(f"error: {error.format_message()}")
+        from keyswitch_cli.command import complaint  # noqa: PLC0415 - not needed for help
+
+        _complain(f"error: {complaint(error, sys.argv[1:] if arguments is None else arguments)}")
         if isinstance(error, click.UsageError) and error.ctx is not None:
             _complain(f"Try '{error.ctx.command_path} --help'.")
         return error.exit_code

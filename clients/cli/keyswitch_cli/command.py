@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -10,11 +12,13 @@ import click
 
 from keyswitch_cli.completion import built_in_rows
 
-__all__ = ["Command", "PrintingCommand", "RoutedCommand", "hide"]
+__all__ = ["Command", "PrintingCommand", "RoutedCommand", "complaint", "hide"]
+
+_OPTION_NAME = re.compile(r"--?[A-Za-z]+(?:-[A-Za-z]+)*")
 
 
 class Command(click.Command):
-    """A command whose complaints show no argument, since any of them may be a key in the wrong place."""
+    """A command that takes no more arguments than it names."""
 
     allow_extra_args = True  # complained about below: click would show them
 
@@ -22,18 +26,32 @@ class Command(click.Command):
         """Read the arguments.
 
         Raises:
-            click.UsageError: they are malformed; the message says which option, or how many are too many.
+            click.UsageError: they are malformed; the message says how many are too many.
         """
-        given = list(args)  # click consumes its own
-        try:
-            rest = super().parse_args(ctx, args)
-        except click.BadParameter as error:
-            # -n VALUE, --name=VALUE, -nVALUE
-            values = [value for text in given for value in (text, text.partition("=")[2], text[2:])]
-            raise click.BadParameter(hide(error.message, values), error.ctx, error.param, error.param_hint) from None
+        rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
             ctx.fail(f"got more arguments than expected ({len(rest)}); quote what has spaces")
         return rest
+
+
+def complaint(error: click.ClickException, arguments: Iterable[str]) -> str:
+    """Return what an error says, without what click quotes: an argument or a variable may be a key in the wrong place.
+
+    Only the name of an option that there is none of is shown, for it is most often misspelt, unless it could be a key.
+    """
+    if isinstance(error, click.NoSuchOption):
+        from keyswitch_engine.secret import without_keys  # noqa: PLC0415 - brings OpenSSL, and only this needs it
+
+        name = error.option_name
+        is_one = _OPTION_NAME.fullmatch(name) is not None and without_keys(name) == name
+        error = click.NoSuchOption(name, f"No such option {name if is_one else '…'!r}.", error.possibilities)
+    elif isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        # -n VALUE, --name=VALUE, -nVALUE
+        values = [value for text in arguments for value in (text, text.partition("=")[2], text[2:])]
+        if error.param is not None and isinstance(error.param.envvar, str):
+            values.append(os.environ.get(error.param.envvar, ""))
+        error = click.BadParameter(hide(error.message, values), error.ctx, error.param, error.param_hint)
+    return error.format_message()
 
 
 def hide(message: str, arguments: Iterable[str]) -> str:

@@ -15,27 +15,24 @@ What is wrong with one definition concerns that one alone, and what is not under
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 from keyswitch_client import Endpoint
+from keyswitch_engine.secret import holds_key
 
-from keyswitch_cli.home import home, locked, write
+from keyswitch_cli.endpoint_file import path, read
 from keyswitch_cli.output import print_line
 from keyswitch_cli.stores import STORES, key_store
 
 __all__ = [
     "DIALECTS",
     "Definition",
-    "change",
     "definitions",
     "kept",
-    "path",
     "problems_of",
     "selected",
     "usable_name",
@@ -50,12 +47,8 @@ _AUTH = ("none", *STORES)
 _SECRET_NAME = re.compile(
     r"(?:^|[_-]|api)(?:key|secret|token|passw(?:or)?d|credential|authorization|bearer)$", re.IGNORECASE
 )
-_KEY = r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|AKIA|AIza|eyJ)[-_A-Za-z0-9]{12,}|Bearer\s)"
-_KEY_IN_URL = re.compile(_KEY)
-_KEY_IN_TEXT = re.compile(rf"{_KEY}|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{{28,}}")
-"""Beside what has the form of a known kind of key, a long run of letters and digits, which URLs have too."""
 _URL = re.compile(r"https?://[^/?#@\s]+(?:/[^?#@\s]*)?")
-_WHERE = re.compile(r"\(at [a-z0-9, ]+\)")
+_URLS = re.compile(r"https?://[^\s\"']*")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,27 +63,22 @@ class Definition:
     """`none`, or the kind of store that has its key."""
     dialect: str = DIALECTS[0]
     label: str = ""
+    id: str = ""
+    """What servers call it in their logs; empty where it cannot be told."""
     problems: tuple[str, ...] = ()
     """Why it is not selectable; nothing of it is a value of the file's."""
 
 
-def path() -> pathlib.Path:
-    """Return the file."""
-    return home() / "endpoints.toml"
-
-
-def definitions() -> dict[str, Definition]:
-    """Return the definitions by name, in the file's order.
+def definitions(*, warn: bool = True) -> dict[str, Definition]:
+    """Return the definitions by name, in the file's order; *warn* of keys, which hide no definition but their own.
 
     Raises:
         click.ClickException: the file cannot be read.
     """
-    content = _content()
+    text, content = read()
     endpoints = content.pop("endpoints", {})
-    for place in _secrets(content, ""):  # which is no endpoint's, and hides none
-        print_line(
-            f"warning: {path()}: {place} looks like a key, which has no place in this file; take it out", err=True
-        )
+    for place in (*_secret_comments(text), *_secrets(content, "")) if warn else ():
+        print_line(f"warning: {path()}: {_misplaced(place)}", err=True)
     if not isinstance(endpoints, dict):
         raise click.ClickException(f"{path()}: endpoints is no table of endpoints")
     found = (_definition(name, entry, position) for position, (name, entry) in enumerate(endpoints.items(), 1))
@@ -99,7 +87,7 @@ def definitions() -> dict[str, Definition]:
 
 def usable_name(name: str) -> bool:
     """Tell whether an endpoint can have a name, which is shown, and so cannot look like a key."""
-    return _NAME.fullmatch(name) is not None and _KEY_IN_TEXT.search(name) is None
+    return _NAME.fullmatch(name) is not None and not holds_key(name)
 
 
 def problems_of(name: str, values: Mapping[str, str]) -> tuple[str, ...]:
@@ -118,7 +106,10 @@ def kept(base_url: str, key: str) -> str:
 def _address(base_url: str) -> str:
     """Return scheme, host and port of a URL that was found good."""
     parts = urlsplit(base_url)
-    return f"{parts.scheme}://{(parts.hostname or '').removesuffix('.')}{f':{parts.port}' if parts.port else ''}"
+    host = (parts.hostname or "").removesuffix(".")
+    if ":" in host:  # or its end would be read as a port
+        host = f"[{host}]"
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"
 
 
 def selected(name: str) -> Endpoint:
@@ -146,47 +137,6 @@ def selected(name: str) -> Endpoint:
     return Endpoint(definition.base_url, definition.model, key, definition.dialect, definition.label or definition.name)
 
 
-def change(name: str, values: Mapping[str, str] | None) -> None:
-    """Set *values* of a definition, made if it is missing, or remove it if they are None; all else stays as it is.
-
-    Raises:
-        click.ClickException: the file cannot be read or written.
-    """
-    import tomlkit  # noqa: PLC0415 - slow to import, and only changes need it
-    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
-
-    with locked():
-        _content()  # what is not TOML is not replaced
-        try:
-            document = tomlkit.parse(path().read_text("utf-8")) if path().exists() else tomlkit.document()
-            endpoints: Any = document.setdefault("endpoints", tomlkit.table(is_super_table=True))
-            if values is None:
-                del endpoints[name]
-            elif name in endpoints:
-                endpoints[name].update(values)
-            else:
-                table = tomlkit.table()
-                table.update(values)
-                endpoints[name] = table
-            text = tomlkit.dumps(document)
-        except TOMLKitError:
-            raise click.ClickException(f"{path()}: it cannot be changed; edit it by hand") from None
-        write(path(), text)
-
-
-def _content() -> dict[str, Any]:
-    """Return what the file holds, nothing if there is none."""
-    try:
-        return tomllib.loads(path().read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except tomllib.TOMLDecodeError as error:
-        where = _WHERE.search(str(error))  # the rest may be a part of the file
-        raise click.ClickException(f"{path()}: it is not TOML {where[0] if where else ''}".rstrip()) from None
-    except (OSError, UnicodeDecodeError):
-        raise click.ClickException(f"{path()}: it cannot be read") from None
-
-
 def _definition(name: str, entry: Any, position: int) -> Definition:
     """Read one definition, and say what is wrong with it."""
     shown = name if usable_name(name) else f"(number {position})"
@@ -194,7 +144,7 @@ def _definition(name: str, entry: Any, position: int) -> Definition:
     if not isinstance(entry, dict):
         return Definition(name=shown, problems=(*problems, "it is no table"))
     held = sorted(_secrets(entry, ""))
-    problems += [f"{place} looks like a key, which has no place in this file; take it out" for place in held]
+    problems += map(_misplaced, held)
     unknown = sorted(entry.keys() - {*_REQUIRED, *_OPTIONAL} - {place.partition(".")[0] for place in held})
     problems += [f"{field if _NAME.fullmatch(field) else 'a field'} is not known to this version" for field in unknown]
     fields: dict[str, str] = {}
@@ -215,7 +165,25 @@ def _definition(name: str, entry: Any, position: int) -> Definition:
     if "base_url" in fields and not _is_url(fields["base_url"]):
         problems.append("base_url begins with https:// or http:// and has no user, password, query or fragment")
         del fields["base_url"]
-    return Definition(name=shown, problems=tuple(problems), **fields)
+    definition = Definition(name=shown, problems=tuple(problems), **fields)
+    return _judged(definition) if definition.base_url else definition
+
+
+def _judged(definition: Definition) -> Definition:
+    """Return a definition with its id, or why no call can be made to it; as it is where the engine is not installed."""
+    try:
+        from keyswitch_engine.credential import NoCredential  # noqa: PLC0415 - costs more than all else here
+        from keyswitch_engine.custom_endpoint import FIELD, CustomEndpoint, endpoint_id, provider_at  # noqa: PLC0415
+        from keyswitch_engine.errors import InvalidRequest  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return definition
+    wanted = CustomEndpoint(definition.base_url, definition.model, NoCredential(), dialect=definition.dialect)
+    try:
+        base_url = provider_at(wanted).base_url
+    except InvalidRequest as error:
+        why = [f"{each.field.removeprefix(f'{FIELD}.')}: {each.description}" for each in error.violations]
+        return dataclasses.replace(definition, problems=(*definition.problems, *why))
+    return dataclasses.replace(definition, id=endpoint_id(base_url, definition.model) if definition.model else "")
 
 
 def _is_url(text: str) -> bool:
@@ -231,7 +199,7 @@ def _secrets(value: Any, place: str) -> Iterator[str]:
     """Yield the places of what looks like a key, by its name or by its value."""
     if isinstance(value, dict):
         for number, (name, inner) in enumerate(value.items(), 1):
-            shown = f"field {number}" if _KEY_IN_TEXT.search(name) else name
+            shown = f"field {number}" if holds_key(name) else name
             where = f"{place}.{shown}" if place else shown
             if shown != name or (_SECRET_NAME.search(name) and not isinstance(inner, int | float)):
                 yield where
@@ -240,5 +208,18 @@ def _secrets(value: Any, place: str) -> Iterator[str]:
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _secrets(inner, f"{place}[{number}]")
-    elif isinstance(value, str) and (_KEY_IN_URL if place == "base_url" else _KEY_IN_TEXT).search(value):
+    elif isinstance(value, str) and holds_key(value, in_url=place == "base_url"):
         yield place
+
+
+def _secret_comments(text: str) -> Iterator[str]:
+    """Yield the lines of a file with what looks like a key in a comment, or in a text that has the sign of one."""
+    for number, line in enumerate(text.split("\n"), 1):
+        comment = line.partition("#")[2]
+        if holds_key(comment, in_url=True) or holds_key(_URLS.sub("", comment)):
+            yield f"line {number}"
+
+
+def _misplaced(place: str) -> str:
+    """Return what is said of a place with a key."""
+    return f"{place} looks like a key, which has no place in this file; take it out"

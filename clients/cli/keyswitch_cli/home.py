@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import stat
 import sys
 from collections.abc import Iterator
 
@@ -41,15 +42,22 @@ def locked() -> Iterator[None]:
 
 
 def write(path: pathlib.Path, text: str) -> None:
-    """Replace a file, which is its owner's alone from the first byte; what fails leaves the old one as it was."""
+    """Replace a file, the one that a link leads to; what fails leaves the old one as it was.
+
+    A new file is its owner's alone from the first byte; an old one stays open to whom it was.
+    """
+    path = path.resolve()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    beside.unlink(missing_ok=True)  # of a command that was killed, by the same number
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            beside.chmod(stat.S_IMODE(path.stat().st_mode))
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)

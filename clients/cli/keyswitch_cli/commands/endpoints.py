@@ -12,17 +12,8 @@ from keyswitch_client.locality import LocalMode
 from keyswitch_cli.command import Command, PrintingCommand
 from keyswitch_cli.connection import connect
 from keyswitch_cli.credentials import read_field
-from keyswitch_cli.endpoints import (
-    DIALECTS,
-    Definition,
-    change,
-    definitions,
-    kept,
-    path,
-    problems_of,
-    selected,
-    usable_name,
-)
+from keyswitch_cli.endpoint_file import change, check, path
+from keyswitch_cli.endpoints import DIALECTS, Definition, definitions, kept, problems_of, selected, usable_name
 from keyswitch_cli.failures import rpc_failures
 from keyswitch_cli.options import local_option, server_option, timeout_option, warn_where_seen
 from keyswitch_cli.output import print_line, table
@@ -120,18 +111,19 @@ def _add(  # noqa: PLR0917 - click passes them by name
     values = {field: value.strip() for field, value in given.items() if value is not None}
     if before is None and not (values.get("base_url") and values.get("model")):
         raise click.UsageError("--base-url and --model are needed")
-    old = {} if before is None else {"base_url": before.base_url, "model": before.model}
+    old = {} if before is None else {field: getattr(before, field) for field in given}
     whole = old | values | {"auth": "none"}
     if problems := problems_of(name, whole):  # nothing that looks like a key, say, gets into the file
         raise click.UsageError("; ".join(problems))
     secret = _key(key, no_key=no_key)
     values["auth"] = store if secret else "none"
+    check(name, values)
     if secret:
         key_store(store).set(name, kept(whole["base_url"], secret))  # before the definition that would miss it
     change(name, values)
     if before is not None and before.auth in STORES and before.auth != values["auth"]:
         key_store(before.auth).remove(name)
-    definition = definitions()[name]
+    definition = definitions(warn=False)[name]
     if definition.problems:
         print_line(f"warning: not selectable: {'; '.join(definition.problems)}", err=True)
 
@@ -141,6 +133,7 @@ def _add(  # noqa: PLR0917 - click passes them by name
 def _remove(name: str) -> None:
     """Remove an endpoint and its key."""
     definition = _known(name)
+    check(name, None)
     if definition.auth in STORES:
         key_store(definition.auth).remove(name)
     change(name, None)
@@ -194,21 +187,4 @@ def _shown(definition: Definition) -> dict[str, object]:
     """Return an endpoint for programs; the shape is stable."""
     fields = dataclasses.asdict(definition)
     problems = list(fields.pop("problems"))
-    return fields | {"id": _id(definition), "selectable": not problems, "problems": problems}
-
-
-def _id(definition: Definition) -> str:
-    """Return what servers call an endpoint in their logs; empty where it cannot be told."""
-    if not definition.base_url or not definition.model:
-        return ""
-    try:
-        from keyswitch_engine.credential import NoCredential  # noqa: PLC0415 - not needed for anything else here
-        from keyswitch_engine.custom_endpoint import CustomEndpoint, endpoint_id, provider_at  # noqa: PLC0415
-        from keyswitch_engine.errors import DispatchError  # noqa: PLC0415
-    except ModuleNotFoundError:
-        return ""
-    wanted = CustomEndpoint(definition.base_url, definition.model, NoCredential(), dialect=definition.dialect)
-    try:
-        return endpoint_id(provider_at(wanted).base_url, definition.model)
-    except DispatchError:  # whoever selects it is told
-        return ""
+    return fields | {"selectable": not problems, "problems": problems}
