@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from keyswitch.v1 import error_pb2
 
-from keyswitch_client.errors import KeyswitchError, UnsupportedError, from_status, mixed
+from keyswitch_client.errors import KeyswitchError, UnsupportedError, bare, from_status, mixed
 from keyswitch_client.locality import LocalOptions, Place, place
 from keyswitch_client.loop_thread import LoopThread
 
@@ -322,8 +322,8 @@ def _translated(error: Any) -> KeyswitchError:
 
 def _hinted(error: Any, problem: Any) -> KeyswitchError:
     """Return the error of a server's with the *problem* that kept the call from being made here, if that matters."""
-    translated = _translated(error)
-    if not isinstance(problem, UnsupportedError):
+    translated = _translated(bare(error))
+    if not isinstance(bare(problem), UnsupportedError):
         translated.hint = problem.details() or ""
     elif translated.reason == "BLOCKED_ENDPOINT":
         translated.hint = _MISSING

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -34,8 +34,11 @@ from keyswitch_client.enums import value_name
 __all__ = [
     "BY_REASON", "CallerError", "ContentRefusedError", "CredentialError", "DeadlineError", "InternalError",
     "InvalidRequestError", "KeyswitchError", "ProviderError", "RateLimitedError", "TruncatedError", "UnavailableError",
-    "UnsupportedError", "from_status", "incomplete", "mixed",
+    "UnsupportedError", "bare", "from_status", "incomplete", "mixed",
 ]  # fmt: skip
+
+
+E = TypeVar("E", bound=BaseException)
 
 
 class KeyswitchError(Exception):
@@ -186,6 +189,15 @@ _BY_CODE: Mapping[grpc.StatusCode, type[KeyswitchError]] = {
 }
 
 _COMPARE = "the server may be older than this client: compare them with `keyswitch doctor`"
+
+
+def bare(error: E) -> E:
+    """Return an exception without what led to it: the variables of those frames, gRPC's and the engine's, hold keys.
+
+    Whatever is raised from here in the place of another exception, has that one behind it, `from None` or not.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def from_status(code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[Any] | None) -> KeyswitchError:
