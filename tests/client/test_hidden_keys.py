@@ -217,7 +217,7 @@ async def test_a_client_that_is_not_made_shows_no_token(
     kind: Callable[..., Any], target: str, wrong: dict[str, Any]
 ) -> None:
     """Whatever is wrong with its arguments, the traceback has neither the token nor a client that cannot be shown."""
-    with pytest.raises(ValueError, match=r"over TLS|a token has|local is one of") as raised:
+    with pytest.raises(ValueError, match=r"without TLS|a token has|local is one of") as raised:
         kind(target, **{"token": canary()} | wrong)
     assert shown(raised.value) == []
     frame = raised.tb.tb_next.tb_frame  # type: ignore[union-attr] # the client's own

@@ -284,10 +284,10 @@ async def test_where_nobody_listens_a_local_call_is_made_here_and_logged(
     options = LocalOptions(mode="auto", providers=rows.providers)
 
     def sync() -> str:
-        with Client(target, local=options, retries=False) as client:
+        with Client(target, local=options, retries=False, insecure=True) as client:
             return client.generate(model="ollama/llama3", messages="hi").text
 
-    async with AsyncClient(target, local=options, retries=False) as client:
+    async with AsyncClient(target, local=options, retries=False, insecure=True) as client:
         assert (await client.generate(model="ollama/llama3", messages="hi")).text == "hi"
     assert await asyncio.to_thread(sync) == "hi"
     line = ("keyswitch_client", logging.WARNING, "no server is there; dispatched from this machine")

@@ -133,25 +133,27 @@ class AsyncClient:
         *,
         tls: grpc.ChannelCredentials | None = None,
         token: str | None = None,
+        insecure: bool = False,
         timeout: float | None = 600.0,
         retries: bool = True,
         local: LocalMode | LocalOptions = "never",
     ) -> None:
         """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds.
 
-        *tls* is what `tls_credentials` returns, None for none. *token* proves to the server who calls. *local* says
+        *tls* is what `tls_credentials` returns, None for none, and then the target has to be on this machine unless
+        *insecure* says that keys and token may travel unencrypted. *token* proves to the server who calls. *local* says
         which calls are made from this process instead, as `keyswitch_client.locality` describes: none (`never`), those
         to local endpoints (`auto`), or all (`always`). The last two need the extra `keyswitch[local]`, and are for
         programs whose user is who asks: where others say which endpoint is called, they would reach this network.
 
         Raises:
-            ValueError: the token would travel unencrypted to another machine, or is none; or *local* is no mode.
+            ValueError: the target may be another machine, and there is no TLS; the token is none, or *local* no mode.
         """
         token = hidden_token(token)  # whatever fails from here on has this variable in its traceback
         self._target = target
         self._metadata = authorization(token)
         local_options = read_options(local)
-        if tls is None and token is not None:
+        if tls is None and not insecure:
             check_unencrypted(target)
         options = channel_options(target, retries=retries, proxies=tls is not None or not is_this_machine(target))
         self._timeout = timeout

@@ -57,14 +57,15 @@ def tls_credentials(
 
 
 def check_unencrypted(target: str) -> None:
-    """Check that a token without TLS goes to this machine.
+    """Check that a channel without TLS leads to this machine: requests hold providers' keys, and calls the token.
 
     Raises:
         ValueError: it does not, or may not.
     """
     if not is_this_machine(target):
         raise ValueError(
-            "a token is sent over TLS, or to this machine, and nowhere else; give tls=tls_credentials(...)"
+            "without TLS, keys and tokens are sent to this machine and nowhere else; give tls=tls_credentials(...), or "
+            "insecure=True to send them unencrypted"
         )
 
 
@@ -85,7 +86,9 @@ def is_this_machine(target: str) -> bool:
     """Tell whether a target is surely on this machine: Unix sockets, `localhost`, or loopback addresses."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    return _is_loopback(re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", target))
+    if target.startswith(("ipv4:", "ipv6:")):
+        return all(map(_is_loopback, target[len("ipv4:") :].split(",")))
+    return _is_loopback(re.sub(r"^dns:(//[^/]*/)?", "", target))
 
 
 def _is_loopback(address: str) -> bool:
