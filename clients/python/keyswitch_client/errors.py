@@ -80,6 +80,8 @@ class KeyswitchError(Exception):
         self.upstream_status: int | None = failure.upstream_status if failure.HasField("upstream_status") else None
         self.upstream_code: str = failure.upstream_code
         self.upstream_request_id: str = failure.upstream_request_id
+        self.origins = tuple(failure.origins)
+        """With `BLOCKED_ENDPOINT`, where the server's target and each fallback are."""
         self.receipt = usage_pb2.Receipt(attempts=failure.attempts)
         """What was done before it failed."""
         self.partial_usage: usage_pb2.Usage | None = (
