@@ -75,7 +75,7 @@ def shown_error(error: BaseException) -> Iterator[str]:
             yield str(each.receipt)
         if isinstance(each, grpc.aio.AioRpcError):
             yield from map(repr, (each.details(), each.initial_metadata(), each.trailing_metadata()))
-            yield each.debug_error_string()
+            yield each.debug_error_string() or ""  # errors of calls made in this process have none
         for frame in traceback.TracebackException.from_exception(each, capture_locals=True).stack:
             if _PROJECT / "tests" not in pathlib.Path(frame.filename).parents:
                 yield from (

@@ -7,7 +7,7 @@ channel would be. There is one path, so that both give the same events, errors a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypedDict, TypeVar
 
 from keyswitch.v1 import dispatch_service_pb2 as pb
@@ -224,7 +224,7 @@ class Calls:
 
     def _plan(
         self,
-        routes: Iterable[Route[D]],
+        routes: tuple[Route[D], ...],
         write: Callable[[Route[D]], C],
         asked: RequestedLimits,
     ) -> Plan[C]:
@@ -234,6 +234,7 @@ class Calls:
         return Plan(
             call=call,
             fallbacks=fallbacks,
+            routes=routes,
             max_attempts=most,
             hedge_after=asked.hedge_after,
             shares_time=asked.first_token is None,

@@ -33,6 +33,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "platform-keys": ("Credential.platform",),
         "provider-tools": ("Tool.provider_tool",),
         "reasoning-text": ("Reasoning.include_text",),
+        "refused-origins": (),
         "regions": ("Target.region",),
         "routing-preference-tables": (
             "MaxPrice.audio",

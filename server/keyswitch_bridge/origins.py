@@ -11,6 +11,7 @@ from keyswitch_engine.custom_endpoint import PROVIDER_ID
 from keyswitch_engine.keyring import find_provider
 from keyswitch_engine.operator import Caller
 from keyswitch_engine.plan import plan_routes
+from keyswitch_engine.provider import origin_of
 from keyswitch_engine.registry import Registry
 from keyswitch_engine.route import Route, Target
 from keyswitch_engine.routing import resolve, resolve_embeddings, resolve_model_listing, resolve_token_counting
@@ -41,9 +42,13 @@ class Origin(NamedTuple):
     custom: bool
     """Whether the request itself has brought it, instead of a row."""
 
+    def __str__(self) -> str:
+        """Return scheme and host, as errors have them."""
+        return origin_of(self.base_url)
 
-def origins(registry: Registry, request: DispatchRequest) -> frozenset[Origin]:
-    """Return the places that a request would call, those of its fallbacks included.
+
+def origins(registry: Registry, request: DispatchRequest) -> tuple[Origin, ...]:
+    """Return the places that a request would call: its target's, then those of its fallbacks.
 
     Raises:
         DispatchError: it is not good, or goes nowhere.
@@ -61,16 +66,16 @@ def origins(registry: Registry, request: DispatchRequest) -> frozenset[Origin]:
             asked, choose = read_count_tokens(request), resolve_token_counting
         case pb.ListProviderModelsRequest():
             listing = read_list_models(request)
-            return frozenset({_origin(resolve_model_listing(registry, listing.target, listing.credential))})
+            return (_origin(resolve_model_listing(registry, listing.target, listing.credential)),)
         case pb.ValidateCredentialRequest():
             name = read_validate_credential(request).credential.provider
             provider = find_provider(registry, name, field="credential.provider")
-            return frozenset({Origin(provider.base_url, custom=False)})
+            return (Origin(provider.base_url, custom=False),)
     caller = Caller(tenant=asked.tenant)
     routes = plan_routes(
         (asked.target, *asked.fallbacks), lambda target: choose(registry, target, asked.credentials, caller)
     )
-    return frozenset(map(_origin, routes))
+    return tuple(map(_origin, routes))
 
 
 def _origin(route: Route[Any]) -> Origin:

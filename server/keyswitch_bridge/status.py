@@ -137,6 +137,7 @@ def _failure(error: DispatchError) -> error_pb2.DispatchFailure:
         upstream_request_id=error.upstream_request_id,
         field=error.field[:256],
         attempts=[attempt_message(attempt) for attempt in error.attempts],
+        origins=error.origins,
     )
     if error.retry_after is not None:
         failure.retry_after.CopyFrom(_bounded(error.retry_after))

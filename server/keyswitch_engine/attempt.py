@@ -221,6 +221,8 @@ class RunningAttempt:
         """Complete an error with what is known of the attempt, and raise it."""
         route = self.call.route
         error.provider, error.model = route.provider.id, route.model
+        if error.reason is Reason.BLOCKED_ENDPOINT:
+            error.origins = (route.surface.origin,)
         if error.upstream_status is None:
             error.upstream_status = self._status
         if not error.upstream_request_id:

@@ -101,6 +101,8 @@ class Runner:
                 return await target.run(attempt)
             except DispatchError as error:
                 error.attempts = log.lines()
+                if error.reason is Reason.BLOCKED_ENDPOINT:
+                    error.origins = plan.origins
                 if not left or target.exhausted or error.answering or error.reason not in FALL_BACK:
                     raise
             left -= 1

@@ -146,6 +146,8 @@ class DispatchError(Exception):
     retry_after: float | None = None
     """Seconds to wait before a retry; None if nothing is known."""
     attempts: tuple[Attempt, ...] = ()
+    origins: tuple[str, ...] = ()
+    """Those of the target and of each fallback, where one of them may not be called from here."""
     partial_usage: Usage | None = None
     retryable: bool
     """Whether the same request may succeed when it is sent again."""

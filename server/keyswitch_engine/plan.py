@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -30,12 +30,19 @@ class Plan(msgspec.Struct, Generic[C], frozen=True, kw_only=True):
     """The one for the target."""
     fallbacks: tuple[Callable[[], C], ...] = ()
     """What writes the call for each fallback when its turn comes; nobody holds all their bodies at a time."""
+    routes: tuple[Route[Any], ...] = ()
+    """Where the target and each fallback go."""
     max_attempts: int
     """Tries at one target, at least 1, hedges included."""
     hedge_after: float | None = None
     """Seconds without an event after which a try gets a rival at the same target; None for no hedging."""
     shares_time: bool = False
     """Whether a target has its share of the time at most to begin to answer, while fallbacks are left."""
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins of the target and of each fallback."""
+        return tuple(route.surface.origin for route in self.routes)
 
 
 def for_each(plan: Iterable[A], do: Callable[[A], B]) -> tuple[B, ...]:

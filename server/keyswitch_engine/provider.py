@@ -19,7 +19,7 @@ from keyswitch_engine.errors import ProviderError
 from keyswitch_engine.model_listing import ModelListing
 from keyswitch_engine.routing_preferences import Wishes
 
-__all__ = ["Auth", "ModelOverride", "Provider", "Speaks", "Surface", "host_of"]
+__all__ = ["Auth", "ModelOverride", "Provider", "Speaks", "Surface", "host_of", "origin_of"]
 
 
 class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +87,11 @@ class Surface(msgspec.Struct, Generic[D], frozen=True):
         """Host of the base URL, lower-case, with its port where that is not the scheme's default."""
         return host_of(self.base_url)
 
+    @property
+    def origin(self) -> str:
+        """Scheme and host of the base URL: where the call's key goes."""
+        return origin_of(self.base_url)
+
 
 class Provider(msgspec.Struct, frozen=True):
     """One provider; the fields are described in CONTRIBUTING.md."""
@@ -140,3 +145,8 @@ def host_of(url: str) -> str:
     host = parts.netloc.lower()
     name, _, port = host.rpartition(":")
     return name if port.isdigit() and int(port) == _DEFAULT_PORTS.get(parts.scheme) else host
+
+
+def origin_of(url: str) -> str:
+    """Return a URL's scheme and host as one text, the same for all URLs of one origin."""
+    return f"{urlsplit(url).scheme}://{host_of(url)}"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NoReturn, final
 
-__all__ = ["Secret", "digest", "holds_key", "label", "quotes", "scrub", "without_keys"]
+__all__ = ["HiddenText", "Secret", "digest", "holds_key", "label", "quotes", "scrub", "without_keys"]
 
 
 @final
@@ -62,6 +62,19 @@ class Secret:
             plain = _unquoted(self._value)[0] or self._value
             self._spelt = (plain, *(core for core in _base64(_bytes(self._value)) if len(core) >= _SHORT))
         return self._spelt
+
+
+class HiddenText(str):
+    """Text with a secret in it where a library takes nothing but a string, as the value of a header.
+
+    Its `repr` alone hides it, which is what mappings show, and tracebacks of their variables, also the transport's.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Hide the text."""
+        return "[secret]"
 
 
 def digest(secrets: Iterable[Secret], key: bytes, size: int) -> bytes:

@@ -13,7 +13,11 @@ from keyswitch_sandbox import Sandbox
 from support import server_process
 
 ROWS = pathlib.Path(__file__).parents[2] / "server/keyswitch_engine/providers"
-NOTE = "note: no server is there; dispatched from this machine\n"
+
+
+def noted(model_server: Sandbox, why: str = "no server is there") -> str:
+    """Return the line about a call that the command makes itself."""
+    return f"note: {why}; dispatched from this machine to {model_server.url}\n"
 
 
 @pytest.fixture
@@ -36,13 +40,13 @@ def home(tmp_path: pathlib.Path, model_server: Sandbox) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("model", ["ollama/llama3", "lmstudio/qwen3", "vllm/qwen3", "llamacpp/qwen3"])
-async def test_a_local_model_answers_without_a_server(home: dict[str, str], model: str) -> None:
+async def test_a_local_model_answers_without_a_server(home: dict[str, str], model_server: Sandbox, model: str) -> None:
     """The command says in one line that it did the server's work, and standard output has the answer alone."""
-    assert await run("generate", "-m", model, "hi", env=home) == (0, "hi\n", NOTE)
+    assert await run("generate", "-m", model, "hi", env=home) == (0, "hi\n", noted(model_server))
     status, out, err = await run("generate", "-m", model, "--json", "--no-stream", "hi", env=home)
-    assert (status, json.loads(out)["message"]["parts"][0]["text"]["text"], err) == (0, "hi", NOTE)
+    assert (status, json.loads(out)["message"]["parts"][0]["text"]["text"], err) == (0, "hi", noted(model_server))
     status, out, err = await run("explain", "-m", model, env=home)
-    assert (status, err) == (0, NOTE)
+    assert (status, err) == (0, noted(model_server))
     assert "credential  none" in out
 
 
@@ -55,17 +59,23 @@ async def test_ollama_works_out_of_the_box(tmp_path: pathlib.Path) -> None:
         pytest.skip("something listens at Ollama's port already")
     try:
         env = {"KEYSWITCH_HOME": str(tmp_path / "nothing"), "KEYSWITCH_SERVER": "127.0.0.1:1"}
-        assert await run("generate", "-m", "ollama/llama3", "hi", env=env) == (0, "hi\n", NOTE)
+        assert await run("generate", "-m", "ollama/llama3", "hi", env=env) == (
+            0, "hi\n", "note: no server is there; dispatched from this machine to http://localhost:11434\n",
+        )  # fmt: skip
         assert [entry.key_sha256 for entry in ollama.journal] == [""]
     finally:
         await ollama.__aexit__(None, None, None)
 
 
-async def test_the_server_refuses_what_the_command_does_itself(home: dict[str, str], tmp_path: pathlib.Path) -> None:
-    """A server of default settings is asked first; told never to, the command passes on its refusal and hint."""
-    async with server_process(tmp_path, {}) as server:
+async def test_the_server_refuses_what_the_command_does_itself(
+    home: dict[str, str], model_server: Sandbox, tmp_path: pathlib.Path
+) -> None:
+    """A server that opens nothing is asked first; told never to, the command passes on its refusal and hint."""
+    async with server_process(
+        tmp_path, {"KEYSWITCH_PROVIDERS": json.dumps([f"{home['KEYSWITCH_HOME']}/providers"])}
+    ) as server:
         env = {"KEYSWITCH_HOME": home["KEYSWITCH_HOME"]}
-        note = "note: the server does not call local endpoints; dispatched from this machine\n"
+        note = noted(model_server, "the server does not call local endpoints")
         assert await run("generate", "-m", "ollama/llama3", "hi", server=server, env=env) == (0, "hi\n", note)
         for never in (("--local", "never"), ()):
             status, out, err = await run(
@@ -114,7 +124,7 @@ async def test_a_key_for_a_url_comes_from_everywhere_but_the_command_line(
 async def test_a_request_to_a_server_starts_no_engine() -> None:
     """Help and a call by a server import neither the engine nor what only changes of definitions need."""
     code = (
-        "import sys; import keyswitch_cli.commands.generate; from keyswitch_client import Client; Client('x').close();"
+        "import sys; import keyswitch_cli.commands.generate; from keyswitch_client import Client; Client('localhost').close();"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
         "{'keyswitch_engine', 'keyswitch_bridge', 'aiohttp', 'yarl', 'tomlkit', 'tomllib', 'keyring'}))"
     )

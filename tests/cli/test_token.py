@@ -10,6 +10,7 @@ from certificates import put
 from cli.running import run
 from keyswitch_sandbox import Sandbox
 from keyswitch_server.tokens import new_token
+from support import ServerProcess
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ async def test_what_does_not_fit_together_is_a_usage_error(known: Secured) -> No
     """Tokens without TLS to others, half of a pair, files that are not there: each is said, and nothing is sent."""
     token = known.tokens["blue"]
     for arguments, words in (
-        (("--token", token, "--server", "gateway.example:1"), "give --tls or --tls-ca"),
+        (("--token", token, "--server", "gateway.example:1"), "give --tls or --tls-ca, or --insecure to send them"),
+        (("--server", "gateway.example:1"), "without TLS, keys and tokens are sent to this machine and nowhere else"),
         (("--token", "two words"), "a token has 1 to 7000 visible ASCII characters"),
         (("--token", "env:NOT_SET_ANYWHERE"), "--token: the value is empty or not set"),
         (("--token", "@/not/there"), "--token: the file cannot be read"),
@@ -91,6 +93,15 @@ async def test_what_does_not_fit_together_is_a_usage_error(known: Secured) -> No
         assert (status, out) == (2, "")
         assert words in err
         assert token not in err
+
+
+async def test_keys_are_sent_unencrypted_to_others_if_told_so(sandbox: Sandbox, server: ServerProcess) -> None:
+    """By option or by variable; without either nothing is sent to a name that could be another machine's."""
+    elsewhere = f"0.0.0.0:{server.address.rpartition(':')[2]}"  # which may be anybody, and is this machine
+    status, out, err = await run("--server", elsewhere, "health")
+    assert (status, out, "give --tls or --tls-ca, or --insecure" in err) == (2, "", True)
+    for arguments, env in ((("--insecure",), {}), ((), {"KEYSWITCH_INSECURE": "1"})):
+        assert await run("--server", elsewhere, *arguments, "health", env=env) == (0, "SERVING\n", "")
 
 
 async def test_serving_needs_no_token() -> None:

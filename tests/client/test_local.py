@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import pathlib
 import re
@@ -55,6 +56,11 @@ def rows_at(folder: pathlib.Path, url: str, *providers: str) -> LocalOptions:
         assert at is not None
         (folder / f"{provider}.toml").write_text(text.replace(at[0], f'base_url = "{url}{at[1]}"'))
     return LocalOptions(providers=(folder,))
+
+
+def with_rows(options: LocalOptions) -> dict[str, str]:
+    """Return what the environment says to a server that has the same rows."""
+    return {"KEYSWITCH_PROVIDERS": json.dumps([str(options.providers[0])])}
 
 
 @pytest.fixture
@@ -262,11 +268,13 @@ async def test_what_a_server_leaves_to_its_client_is_made_here(
     told: list[str] = []
     options = LocalOptions(providers=rows.providers, notify=told.append)
     (tmp_path / "own").mkdir()
-    async with server_process(tmp_path / "own", {}) as own, AsyncClient(own.address, local=options) as client:
+    env = with_rows(rows)
+    async with server_process(tmp_path / "own", env) as own, AsyncClient(own.address, local=options) as client:
         assert (await client.generate(model="ollama/llama3", messages="hi")).text == "hi"
         async with client.stream(model="ollama/llama3", messages="hi") as stream:
             assert (await stream.final()).text == "hi"
-        assert told == ["the server does not call local endpoints; dispatched from this machine"] * 2
+        note = f"the server does not call local endpoints; dispatched from this machine to {model_server.url}"
+        assert told == [note] * 2
 
         def sync() -> str:
             with Client(own.address, local=options) as client, client.stream(model="ollama/x", messages="hi") as stream:
@@ -276,21 +284,75 @@ async def test_what_a_server_leaves_to_its_client_is_made_here(
     assert len(list(model_server.journal)) == len(told) == 3
 
 
+async def test_a_row_that_is_elsewhere_at_the_server_is_not_called_here(
+    tmp_path: pathlib.Path, model_server: Sandbox, rows: LocalOptions
+) -> None:
+    """A key and a conversation for the server's provider go to no other origin: its refusal stands, and says why."""
+    told: list[str] = []
+    options = LocalOptions(providers=rows.providers, notify=told.append)
+    (tmp_path / "theirs").mkdir()
+    theirs = rows_at(tmp_path / "theirs", "https://gateway.corp.internal", "ollama", "vllm")
+    asked: dict[str, Any] = {"model": "ollama/llama3", "messages": "hi", "credentials": {"ollama": "theirs"}}
+    async with server_process(tmp_path, with_rows(theirs)) as own, AsyncClient(own.address, local=options) as client:
+
+        def sync() -> None:
+            with Client(own.address, local=options) as client:
+                client.generate(**asked)
+
+        for call in (
+            lambda: client.generate(**asked),
+            lambda: client.stream(**asked).final(),
+            lambda: client.embed(["x"], model="ollama/nomic", credentials={"ollama": "theirs"}),
+            lambda: client.provider_models("ollama", credentials={"ollama": "theirs"}),
+            lambda: client.validate_credential("vllm", model="m", credentials={"vllm": "theirs"}),
+            lambda: asyncio.to_thread(sync),
+        ):
+            with pytest.raises(InvalidRequestError) as raised:
+                await call()
+            assert raised.value.reason == "BLOCKED_ENDPOINT"
+            assert raised.value.origins == ("https://gateway.corp.internal",)
+            assert raised.value.hint == (
+                f"not dispatched from this machine, whose rows lead to {model_server.url}, and the server's to "
+                "https://gateway.corp.internal; name an endpoint of your own, or dispatch all from this machine "
+                "(local='always')"
+            )
+    assert (told, list(model_server.journal)) == ([], [])
+
+
+async def test_every_target_of_a_plan_is_compared(
+    tmp_path: pathlib.Path, model_server: Sandbox, rows: LocalOptions
+) -> None:
+    """A fallback that the server never came to is elsewhere there too; where all are the same the plan is made here."""
+    told: list[str] = []
+    options = LocalOptions(providers=rows.providers, notify=told.append)
+    (tmp_path / "theirs").mkdir()
+    rows_at(tmp_path / "theirs", model_server.url, "ollama", "lmstudio")
+    theirs = rows_at(tmp_path / "theirs", "https://gateway.corp.internal", "vllm")
+    async with server_process(tmp_path, with_rows(theirs)) as own, AsyncClient(own.address, local=options) as client:
+        with pytest.raises(InvalidRequestError) as raised:
+            await client.generate(model="ollama/llama3", fallbacks=["vllm/qwen3"], messages="hi")
+        assert raised.value.origins == (model_server.url, "https://gateway.corp.internal")
+        assert (told, list(model_server.journal)) == ([], [])
+        answer = await client.generate(model="ollama/llama3", fallbacks=["lmstudio/qwen3"], messages="hi")
+        assert (answer.text, len(told)) == ("hi", 1)
+
+
 @pytest.mark.parametrize("target", [NOBODY, "unix:///nowhere/keyswitch.sock", "keyswitch.invalid:50551"])
 async def test_where_nobody_listens_a_local_call_is_made_here_and_logged(
-    rows: LocalOptions, caplog: pytest.LogCaptureFixture, target: str
+    rows: LocalOptions, model_server: Sandbox, caplog: pytest.LogCaptureFixture, target: str
 ) -> None:
     """A refused connection, a socket that is not there and a name without an address are nobody; the log tells of it."""
     options = LocalOptions(mode="auto", providers=rows.providers)
 
     def sync() -> str:
-        with Client(target, local=options, retries=False) as client:
+        with Client(target, local=options, retries=False, insecure=True) as client:
             return client.generate(model="ollama/llama3", messages="hi").text
 
-    async with AsyncClient(target, local=options, retries=False) as client:
+    async with AsyncClient(target, local=options, retries=False, insecure=True) as client:
         assert (await client.generate(model="ollama/llama3", messages="hi")).text == "hi"
     assert await asyncio.to_thread(sync) == "hi"
-    line = ("keyswitch_client", logging.WARNING, "no server is there; dispatched from this machine")
+    note = f"no server is there; dispatched from this machine to {model_server.url}"
+    line = ("keyswitch_client", logging.WARNING, note)
     assert [told for told in caplog.record_tuples if told[0] == "keyswitch_client"] == [line] * 2
 
 
@@ -410,10 +472,11 @@ async def test_a_name_is_local_if_it_has_private_addresses_alone(monkeypatch: py
     local = await LocalDispatch.open(LocalOptions())
     for name, taken in (("desk", True), ("both", False), ("none", False)):
         endpoint = Endpoint(f"https://{name}.example/v1", "m")
-        assert await local.takes(build(pb.GenerateRequest, GenerateArguments(endpoint=endpoint, messages="x"))) is taken
+        asked = build(pb.GenerateRequest, GenerateArguments(endpoint=endpoint, messages="x"))
+        assert await local.takes(asked) == ((f"https://{name}.example",) if taken else ())
     addresses["api.openai.com"] = ["10.0.0.7"]
-    asked = GenerateArguments(model="openai/gpt-4o", credentials={"openai": "k"}, messages="x")
-    assert not await local.takes(build(pb.GenerateRequest, asked))
+    public = GenerateArguments(model="openai/gpt-4o", credentials={"openai": "k"}, messages="x")
+    assert await local.takes(build(pb.GenerateRequest, public)) == ()
     await local.close()
 
 

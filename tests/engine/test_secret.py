@@ -16,8 +16,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keyswitch_engine.auth import Authenticated
+from keyswitch_engine.auth.headers import auth_headers
 from keyswitch_engine.credential import ApiKey
+from keyswitch_engine.provider import Auth
 from keyswitch_engine.secret import Secret, digest, holds_key, label, quotes, scrub, without_keys
+from multidict import CIMultiDict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -52,6 +56,18 @@ def test_a_secret_shows_itself_to_nobody() -> None:
     assert "ValueError: [secret]" in shown
     assert secret == Secret("hidden") != Secret("other")
     assert secret != "hidden"
+
+
+@pytest.mark.parametrize("auth", [Auth(), Auth(style="header", header="x-key")])
+def test_headers_hide_what_is_sent_in_them(auth: Auth) -> None:
+    """No mapping of them shows a key, the transport's own included, and what travels is the key."""
+    headers = auth_headers(auth, ApiKey(Secret("hidden"))) or {}
+    for held in (headers, {**headers}, headers | {"a": "b"}, CIMultiDict(headers), list(headers.items())):
+        assert "[secret]" in repr(held)
+        assert "hidden" not in repr(held)
+    (value,) = headers.values()
+    assert str(value).removeprefix("Bearer ") == "hidden"
+    assert "hidden" not in repr(Authenticated({"Authorization": "Bearer hidden"}, ()))
 
 
 @pytest.mark.parametrize(

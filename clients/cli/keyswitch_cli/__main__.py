@@ -110,6 +110,12 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
 @click.option(
     "--tls-key", envvar="KEYSWITCH_TLS_KEY", metavar="FILE", help="PEM file of its key.  [env: KEYSWITCH_TLS_KEY]"
 )
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="KEYSWITCH_INSECURE",
+    help="Sends keys and token unencrypted to a server on another machine.  [env: KEYSWITCH_INSECURE]",
+)
 @click.pass_context
 def cli(  # noqa: PLR0917 - click passes them by name
     ctx: click.Context,
@@ -119,11 +125,12 @@ def cli(  # noqa: PLR0917 - click passes them by name
     tls_ca: str | None,
     tls_cert: str | None,
     tls_key: str | None,
+    insecure: bool,  # noqa: FBT001 - likewise
 ) -> None:
     """Dispatch LLM calls on your own keys."""
     from keyswitch_cli.connection import Connection  # noqa: PLC0415 - not needed for help
 
-    ctx.obj = Connection(server, token, tls, tls_ca, tls_cert, tls_key)
+    ctx.obj = Connection(server, token, tls, tls_ca, tls_cert, tls_key, insecure)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

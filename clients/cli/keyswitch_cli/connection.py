@@ -25,6 +25,7 @@ class Connection(NamedTuple):
     tls_ca: str | None
     tls_cert: str | None
     tls_key: str | None
+    insecure: bool
 
     def __repr__(self) -> str:
         """Show the server alone."""
@@ -37,7 +38,7 @@ def connect(server: str, *, timeout: float | None = 600.0, local: LocalMode | Lo
     *local* is as `keyswitch_client.Client` takes it.
 
     Raises:
-        click.UsageError: they cannot be read, do not fit together, or would let the token travel unencrypted.
+        click.UsageError: they cannot be read, do not fit together, or would let keys travel unencrypted.
     """
     from keyswitch_client import Client, tls_credentials  # noqa: PLC0415 - costs more than all else here
 
@@ -49,8 +50,9 @@ def connect(server: str, *, timeout: float | None = 600.0, local: LocalMode | Lo
         tls = None
         if given.tls or given.tls_ca or given.tls_cert or given.tls_key:
             tls = tls_credentials(given.tls_ca, certificate=given.tls_cert, key=given.tls_key)
-        return Client(server, tls=tls, token=token, timeout=timeout, local=local)
+        return Client(server, tls=tls, token=token, insecure=given.insecure, timeout=timeout, local=local)
     except OSError as error:
         raise click.UsageError(f"--tls-ca, --tls-cert, --tls-key: {error.strerror}") from None
     except ValueError as error:
-        raise click.UsageError(str(error).replace("tls=tls_credentials(...)", "--tls or --tls-ca")) from None
+        told = str(error).replace("tls=tls_credentials(...)", "--tls or --tls-ca")
+        raise click.UsageError(told.replace("insecure=True", "--insecure")) from None

@@ -11,12 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
 from keyswitch.v1 import error_pb2
 
-from keyswitch_client.errors import KeyswitchError, UnsupportedError, from_status, mixed
+from keyswitch_client.errors import KeyswitchError, UnsupportedError, bare, from_status, mixed
 from keyswitch_client.locality import LocalOptions, Place, place
 from keyswitch_client.loop_thread import LoopThread
 
@@ -103,16 +103,16 @@ class AsyncDispatch:
 
     async def _check_taken(self, request: Any, error: grpc.aio.AioRpcError, due: float | None) -> None:
         """Raise the *error* of a server's again, unless the call is made here for it."""
-        why = _left_to_client(error, self._options)
-        if not why:
+        refusal = _left_to_client(error, self._options)
+        if refusal is None:
             raise error
         try:
-            taken = await (await self._here()).takes(request, _left(due))
+            called = await (await self._here()).takes(request, refusal.origins, _left(due))
         except (UnsupportedError, grpc.aio.AioRpcError) as problem:
             raise _hinted(error, problem) from None
-        if not taken:
+        if not called:
             raise error
-        _notify(self._options, why)
+        _notify(self._options, refusal.why, called)
 
 
 class _AsyncStream:
@@ -223,16 +223,16 @@ class Dispatch:
 
     def _check_taken(self, request: Any, error: Any, due: float | None) -> None:
         """Raise the *error* of a server's again, unless the call is made here for it."""
-        why = _left_to_client(error, self._options)
-        if not why:
+        refusal = _left_to_client(error, self._options)
+        if refusal is None:
             raise error
         try:
-            taken = self._thread.run(self._here().takes(request, _left(due)))
+            called = self._thread.run(self._here().takes(request, refusal.origins, _left(due)))
         except (UnsupportedError, grpc.RpcError) as problem:
             raise _hinted(error, problem) from None
-        if not taken:
+        if not called:
             raise error
-        _notify(self._options, why)
+        _notify(self._options, refusal.why, called)
 
 
 class _Stream:
@@ -306,14 +306,26 @@ async def _opened(options: LocalOptions) -> LocalDispatch:
     return await LocalDispatch.open(options)
 
 
-def _left_to_client(error: Any, options: LocalOptions) -> str:
-    """Return why the server leaves a call to its client, in words; empty where it does not."""
+class _Refusal(NamedTuple):
+    """A server's way to leave a call to its client."""
+
+    why: str
+    """In words."""
+    origins: tuple[str, ...] | None
+    """Where the server would have called; None if there is no server."""
+
+
+def _left_to_client(error: Any, options: LocalOptions) -> _Refusal | None:
+    """Return how the server leaves a call to its client; None where it does not."""
     if options.mode != "auto":
-        return ""
-    if error.code() is grpc.StatusCode.PERMISSION_DENIED and _translated(error).reason == "BLOCKED_ENDPOINT":
-        return "the server does not call local endpoints"
-    nobody = error.code() is grpc.StatusCode.UNAVAILABLE and not _translated(error).reason
-    return "no server is there" if nobody and any(words in (error.details() or "") for words in _NOBODY_THERE) else ""
+        return None
+    told = _translated(error)
+    if told.code is grpc.StatusCode.PERMISSION_DENIED and told.reason == "BLOCKED_ENDPOINT":
+        return _Refusal("the server does not call local endpoints", told.origins)
+    nobody = told.code is grpc.StatusCode.UNAVAILABLE and not told.reason
+    if nobody and any(words in (error.details() or "") for words in _NOBODY_THERE):
+        return _Refusal("no server is there", None)
+    return None
 
 
 def _translated(error: Any) -> KeyswitchError:
@@ -322,17 +334,17 @@ def _translated(error: Any) -> KeyswitchError:
 
 def _hinted(error: Any, problem: Any) -> KeyswitchError:
     """Return the error of a server's with the *problem* that kept the call from being made here, if that matters."""
-    translated = _translated(error)
-    if not isinstance(problem, UnsupportedError):
+    translated = _translated(bare(error))
+    if not isinstance(bare(problem), UnsupportedError):
         translated.hint = problem.details() or ""
     elif translated.reason == "BLOCKED_ENDPOINT":
         translated.hint = _MISSING
     return translated
 
 
-def _notify(options: LocalOptions, why: str) -> None:
-    """Tell whoever wants to know, or the log, that a call is made here."""
-    (options.notify or _LOG.warning)(f"{why}; dispatched from this machine")
+def _notify(options: LocalOptions, why: str, called: tuple[str, ...]) -> None:
+    """Tell whoever wants to know, or the log, that a call is made here, and where it goes."""
+    (options.notify or _LOG.warning)(f"{why}; dispatched from this machine to {' and '.join(called)}")
 
 
 def _due(timeout: float | None) -> float | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from keyswitch.v1 import credential_pb2, target_pb2
 
 __all__ = ["Endpoint"]
+
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")
+"""Half of a surrogate pair, which protobuf refuses with an error that holds the whole value."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -29,7 +33,13 @@ class Endpoint:
         return f"Endpoint(label={self.label!r}, model={self.model!r})"
 
     def message(self) -> target_pb2.CustomEndpoint:
-        """Return the contract's message."""
+        """Return the contract's message.
+
+        Raises:
+            ValueError: its URL or its key is no text in Unicode.
+        """
+        if _NO_TEXT.search(self.base_url) or _NO_TEXT.search(self.key):
+            raise ValueError("the URL or the key of an endpoint holds something that is no text in Unicode")
         endpoint = target_pb2.CustomEndpoint(
             label=self.label, base_url=self.base_url, model=self.model, dialect=self.dialect
         )

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -34,8 +34,11 @@ from keyswitch_client.enums import value_name
 __all__ = [
     "BY_REASON", "CallerError", "ContentRefusedError", "CredentialError", "DeadlineError", "InternalError",
     "InvalidRequestError", "KeyswitchError", "ProviderError", "RateLimitedError", "TruncatedError", "UnavailableError",
-    "UnsupportedError", "from_status", "incomplete", "mixed",
+    "UnsupportedError", "bare", "from_status", "incomplete", "mixed",
 ]  # fmt: skip
+
+
+E = TypeVar("E", bound=BaseException)
 
 
 class KeyswitchError(Exception):
@@ -77,6 +80,8 @@ class KeyswitchError(Exception):
         self.upstream_status: int | None = failure.upstream_status if failure.HasField("upstream_status") else None
         self.upstream_code: str = failure.upstream_code
         self.upstream_request_id: str = failure.upstream_request_id
+        self.origins = tuple(failure.origins)
+        """With `BLOCKED_ENDPOINT`, where the server's target and each fallback are."""
         self.receipt = usage_pb2.Receipt(attempts=failure.attempts)
         """What was done before it failed."""
         self.partial_usage: usage_pb2.Usage | None = (
@@ -186,6 +191,15 @@ _BY_CODE: Mapping[grpc.StatusCode, type[KeyswitchError]] = {
 }
 
 _COMPARE = "the server may be older than this client: compare them with `keyswitch doctor`"
+
+
+def bare(error: E) -> E:
+    """Return an exception without what led to it: the variables of those frames, gRPC's and the engine's, hold keys.
+
+    Whatever is raised from here in the place of another exception, has that one behind it, `from None` or not.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def from_status(code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[Any] | None) -> KeyswitchError:

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -77,20 +77,32 @@ class LocalDispatch:
         while self._kept:
             await self._kept.popitem()[1].sessions.aclose()
 
-    async def takes(self, request: DispatchRequest, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as stubs have it
-        """Tell whether everything that a request would call is local, as this installation's rows resolve it.
+    async def takes(
+        self,
+        request: DispatchRequest,
+        refused: Sequence[str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as stubs have it
+    ) -> tuple[str, ...]:
+        """Return the origins that a request would call, if all are local as this installation's rows resolve it.
 
-        What cannot be told within *timeout* seconds is not.
+        There are none if one of them is not, or if that cannot be told within *timeout* seconds. *refused* are those of
+        the server that was asked first; None if there was none.
 
         Raises:
-            grpc.RpcError: one of the files in `LocalOptions.providers` is invalid, and the request needs rows.
+            grpc.RpcError: one of the files in `LocalOptions.providers` is invalid, and the request needs rows; or rows
+                lead elsewhere than the server's, for which what the request brings is meant.
         """
         self._check_rows(request)
         try:
             async with asyncio.timeout(timeout):
-                return all([await _is_local(origin) for origin in origins(self._registry, request)])
+                called = origins(self._registry, request)
+                if not all([await _is_local(origin) for origin in called]):
+                    return ()
         except (DispatchError, TimeoutError):  # the server knows more rows, or says the same
-            return False
+            return ()
+        if refused is not None:
+            _check_same(called, refused)
+        return tuple(dict.fromkeys(map(str, called)))
 
     async def Generate(self, request: pb.GenerateRequest, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as stubs have it
         """Answer a conversation, whole."""
@@ -165,9 +177,7 @@ class LocalDispatch:
         targets = (asked.target, *asked.fallbacks) if hasattr(asked, "fallbacks") else ()
         custom = targets and all(target.HasField("custom_endpoint") for target in targets)
         if self._problem and not custom:
-            raise grpc.aio.AioRpcError(
-                grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), grpc.aio.Metadata(), self._problem
-            )
+            raise _unfit(self._problem)
 
     @contextlib.asynccontextmanager
     async def _calls_for(self, request: DispatchRequest, deadline: float | None) -> AsyncIterator[Calls]:
@@ -308,6 +318,23 @@ async def _is_local(origin: Origin) -> bool:
     except OSError:  # it has none here
         return False
     return are_private(_addresses(found))
+
+
+def _check_same(called: Sequence[Origin], refused: Sequence[str]) -> None:
+    """Refuse to call what rows of this installation name where the server's rows of these names lead elsewhere."""
+    there = dict(enumerate(refused))
+    rows = {place: str(origin) for place, origin in enumerate(called) if not origin.custom}
+    if any(there.get(place) != origin for place, origin in rows.items()):
+        raise _unfit(
+            f"not dispatched from this machine, whose rows lead to {', '.join(rows.values())}, and the server's to "
+            f"{', '.join(refused) or 'where it does not say'}; name an endpoint of your own, or dispatch all from this "
+            "machine (local='always')"
+        )
+
+
+def _unfit(problem: str) -> grpc.aio.AioRpcError:
+    """Return the failure of a call that could be made here, but for a *problem* of this installation's."""
+    return grpc.aio.AioRpcError(grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), grpc.aio.Metadata(), problem)
 
 
 def _addresses(found: Iterable[Any]) -> list[str]:

@@ -9,7 +9,8 @@ else. With `local="auto"`, in this order:
 3. Anything else is asked of the server. Only if it answers `BLOCKED_ENDPOINT`, or nobody is there to answer, and only
    if every target turns out to be local, is the call made here: custom endpoints whose names have private addresses
    alone, and models that this installation's own rows resolve to a local origin, like `ollama/llama3`. The server comes
-   first since it may have a provider of that name of its own.
+   first since it may have a provider of that name of its own; if what it refused is another origin than the row's, the
+   refusal stands, since key and conversation were meant for there.
 
 With `local="never"` no call is made here, and with `local="always"` every one is.
 """

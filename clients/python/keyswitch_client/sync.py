@@ -16,7 +16,7 @@ from keyswitch_client.answers import Answer, FoldedStream
 from keyswitch_client.arguments import Arguments
 from keyswitch_client.channels import HEALTH_METHOD, channel_options, deadline, health_request, health_status
 from keyswitch_client.dispatching import Dispatch
-from keyswitch_client.errors import KeyswitchError, from_status, incomplete
+from keyswitch_client.errors import KeyswitchError, bare, from_status, incomplete
 from keyswitch_client.events import Event, TextDelta, read_event
 from keyswitch_client.locality import LocalMode, LocalOptions, read_options
 from keyswitch_client.requests import (
@@ -30,12 +30,13 @@ from keyswitch_client.requests import (
     models_request,
     validate_request,
 )
-from keyswitch_client.security import authorization, is_this_machine
+from keyswitch_client.security import authorization, check_unencrypted, hidden_token, is_this_machine
 
 __all__ = ["Client", "Stream"]
 
 
 def _translate(error: grpc.RpcError) -> KeyswitchError:
+    bare(error)
     return from_status(error.code(), error.details(), error.trailing_metadata())
 
 
@@ -120,28 +121,34 @@ class Client:
         *,
         tls: grpc.ChannelCredentials | None = None,
         token: str | None = None,
+        insecure: bool = False,
         timeout: float | None = 600.0,
         retries: bool = True,
         local: LocalMode | LocalOptions = "never",
     ) -> None:
         """Connect to *target* on first use; *timeout* is the default deadline of a call in seconds.
 
-        *tls* is what `tls_credentials` returns, None for none. *token* proves to the server who calls. *local* says
+        *tls* is what `tls_credentials` returns, None for none, and then the target has to be on this machine unless
+        *insecure* says that keys and token may travel unencrypted. *token* proves to the server who calls. *local* says
         which calls are made from this process instead, as `keyswitch_client.locality` describes: none (`never`), those
         to local endpoints (`auto`), or all (`always`). The last two need the extra `keyswitch[local]`, and are for
         programs whose user is who asks: where others say which endpoint is called, they would reach this network.
 
         Raises:
-            ValueError: the token would travel unencrypted to another machine, or is none.
+            ValueError: the target may be another machine, and there is no TLS; the token is none, or *local* no mode.
         """
-        self._metadata = authorization(token, target, tls=tls is not None)
-        options = channel_options(target, retries=retries, proxies=tls is not None or not is_this_machine(target))
+        token = hidden_token(token)  # whatever fails from here on has this variable in its traceback
         self._target = target
+        self._metadata = authorization(token)
+        local_options = read_options(local)
+        if tls is None and not insecure:
+            check_unencrypted(target)
+        options = channel_options(target, retries=retries, proxies=tls is not None or not is_this_machine(target))
         self._timeout = timeout
         self._channel = (
             grpc.insecure_channel(target, options) if tls is None else grpc.secure_channel(target, tls, options)
         )
-        self._dispatch: Any = Dispatch(DispatchServiceStub(self._channel), read_options(local))
+        self._dispatch: Any = Dispatch(DispatchServiceStub(self._channel), local_options)
         self._registry = RegistryServiceStub(self._channel)
 
     def __repr__(self) -> str:

@@ -257,6 +257,7 @@ class DispatchFailure(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     PARTIAL_USAGE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
     reason: Global___ErrorReason.ValueType
     """Why the call failed; the same value as `ErrorInfo.reason`."""
     origin: Global___ErrorOrigin.ValueType
@@ -287,6 +288,13 @@ class DispatchFailure(_message.Message):
     def retry_after(self) -> _duration_pb2.Duration:
         """How long to wait before a retry; absent if nothing is known. The same value as `google.rpc.RetryInfo`."""
 
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With BLOCKED_ENDPOINT the origin of the target and of each fallback, in their order: `https://host`, with its port
+        where that is not the scheme's default. Else empty. A client that calls endpoints of its own machine or network
+        itself compares them with what it would call: a provider of the same name may be elsewhere there.
+        """
+
     def __init__(
         self,
         *,
@@ -302,10 +310,11 @@ class DispatchFailure(_message.Message):
         attempts: _abc.Iterable[_usage_pb2.Attempt] | None = ...,
         partial_usage: _usage_pb2.Usage | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
+        origins: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_upstream_status", b"_upstream_status", "partial_usage", b"partial_usage", "retry_after", b"retry_after", "upstream_status", b"upstream_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_upstream_status", b"_upstream_status", "attempts", b"attempts", "field", b"field", "model", b"model", "origin", b"origin", "partial_usage", b"partial_usage", "provider", b"provider", "reason", b"reason", "retry_after", b"retry_after", "retryable", b"retryable", "upstream_code", b"upstream_code", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_upstream_status", b"_upstream_status", "attempts", b"attempts", "field", b"field", "model", b"model", "origin", b"origin", "origins", b"origins", "partial_usage", b"partial_usage", "provider", b"provider", "reason", b"reason", "retry_after", b"retry_after", "retryable", b"retryable", "upstream_code", b"upstream_code", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__upstream_status: _TypeAlias = _typing.Literal["upstream_status"]  # noqa: Y015
     _WhichOneofArgType__upstream_status: _TypeAlias = _typing.Literal["_upstream_status", b"_upstream_status"]  # noqa: Y015

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from keyswitch_engine.auth.aws import sign
 from keyswitch_engine.auth.google import GoogleTokens, Post
-from keyswitch_engine.auth.headers import auth_headers, check_values
+from keyswitch_engine.auth.headers import auth_headers, bearer, check_values
 from keyswitch_engine.credential import AwsAccessKey, Credential, GoogleServiceAccount, secrets_of
 from keyswitch_engine.provider import Auth
 from keyswitch_engine.secret import Secret
@@ -20,6 +20,10 @@ class Authenticated(NamedTuple):
 
     headers: dict[str, str]
     secrets: tuple[Secret, ...]
+
+    def __repr__(self) -> str:
+        """Show the names of the headers alone."""
+        return f"Authenticated({', '.join(self.headers)})"
 
 
 class Authenticator:
@@ -70,6 +74,6 @@ class Authenticator:
                 return Authenticated(signed, (*secrets, *made))
             case GoogleServiceAccount() as account:
                 token = await self._google.token(account, auth.token_url)
-                return Authenticated({"Authorization": f"Bearer {token.reveal()}"}, (*secrets, token))
+                return Authenticated(bearer(token), (*secrets, token))
             case _:
                 raise AssertionError("every other credential is a header by itself")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keyswitch_engine.errors import Reason, Unavailable
+from keyswitch_engine.secret import HiddenText
 
 __all__ = ["sign"]
 
@@ -42,4 +43,4 @@ def sign(
     signed = {name: value for name, value in headers.items() if name.lower() == "content-type"}
     request = AWSRequest(method=method, url=url, data=body, headers=signed)
     SigV4Auth(Credentials(access_key_id, secret_access_key, session_token or None), service, region).add_auth(request)
-    return {name: value for name, value in request.headers.items() if name not in signed}
+    return {name: HiddenText(value) for name, value in request.headers.items() if name not in signed}

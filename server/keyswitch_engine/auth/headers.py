@@ -20,8 +20,9 @@ from keyswitch_engine.credential import (
 )
 from keyswitch_engine.errors import InvalidRequest, Violation
 from keyswitch_engine.provider import Auth
+from keyswitch_engine.secret import HiddenText, Secret
 
-__all__ = ["auth_headers", "check_values"]
+__all__ = ["auth_headers", "bearer", "check_values"]
 
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,8190}[\x21-\x7e])?")
 
@@ -33,14 +34,14 @@ def auth_headers(auth: Auth, credential: Credential) -> dict[str, str] | None:
     """
     match credential:
         case ApiKey(key=secret, organization=organization, project=project):
-            headers = _key_header(auth, secret.reveal())
+            headers = _key_header(auth, secret)
             if organization and auth.organization_header:
                 headers[auth.organization_header] = organization
             if project and auth.project_header:
                 headers[auth.project_header] = project
             return headers
         case AzureApiKey(key=secret):
-            return _key_header(auth, secret.reveal())
+            return _key_header(auth, secret)
         case (
             BearerToken(token=secret)
             | AwsBearerToken(token=secret)
@@ -48,11 +49,16 @@ def auth_headers(auth: Auth, credential: Credential) -> dict[str, str] | None:
             | AzureAccessToken(token=secret)
             | CloudflareToken(token=secret)
         ):
-            return {"Authorization": f"Bearer {secret.reveal()}"}
+            return bearer(secret)
         case AwsAccessKey() | GoogleServiceAccount():
             return None
         case NoCredential():
             return {}
+
+
+def bearer(token: Secret) -> dict[str, str]:
+    """Return the header that a token travels in."""
+    return {"Authorization": HiddenText(f"Bearer {token.reveal()}")}
 
 
 def check_values(headers: Mapping[str, str]) -> None:
@@ -68,6 +74,8 @@ def check_values(headers: Mapping[str, str]) -> None:
         raise InvalidRequest([Violation("credentials", rule)])
 
 
-def _key_header(auth: Auth, key: str) -> dict[str, str]:
+def _key_header(auth: Auth, key: Secret) -> dict[str, str]:
     """Put a key where the provider wants it."""
-    return {auth.header: key} if auth.style == "header" else {"Authorization": f"{auth.scheme} {key}"}
+    if auth.style == "header":
+        return {auth.header: HiddenText(key.reveal())}
+    return {"Authorization": HiddenText(f"{auth.scheme} {key.reveal()}")}
