@@ -263,7 +263,7 @@ class _Target:
                     cooling.probe(now)
                 return cooling
             if max(ready, now) >= give_up or not self._runner.has_room(cooling):
-                told = ready if cooling is None else max(ready, cooling.asked_until)
+                told = ready if cooling is None or cooling.probed else max(ready, cooling.asked_until)
                 raise failure or self._still_cooling(max(told - now, _SOON))
             until = ready if cooling is None else min(max(resume, cooling.opens), give_up)
             await self._runner.wait(cooling, until - now)

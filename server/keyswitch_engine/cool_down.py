@@ -133,8 +133,9 @@ class CoolDowns:
                 self._cool_downs.popitem(last=False)
             found = self._cool_downs[limited] = CoolDown()
         self._cool_downs.move_to_end(limited)
+        before = found.asked_until if now < found.until else 0.0  # else a call has probed since, and this is news
+        found.asked_until = max(before, now + seconds)
         found.until = max(found.until, now + min(seconds, LONGEST_COOL_DOWN))
-        found.asked_until = max(found.asked_until, now + seconds)
 
     def find(self, limited: RateLimited, now: float) -> CoolDown | None:
         """Return the cool-down that calls have to mind, if there is one; the oldest are forgotten if they are over."""

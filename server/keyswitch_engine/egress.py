@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -116,11 +116,12 @@ class Answer:
             failure = translate(error)
             if failure.reason is Reason.PROVIDER_UNAVAILABLE:  # it was there: its answer had begun
                 failure = StreamTruncated(_WORDS[Reason.STREAM_TRUNCATED])
-            raise failure from None  # its text and its request hold what must not be shown
-        if self._compressed:  # a stream may be long, but one that costs its sender nothing is an attack
-            self._read_bytes += len(data)
-            bound(self._read_bytes)
-        return data
+        else:
+            if self._compressed:  # a stream may be long, but one that costs its sender nothing is an attack
+                self._read_bytes += len(data)
+                bound(self._read_bytes)
+            return data
+        raise failure  # out here, with nothing of the transport's behind it: texts and frames hold what was sent
 
     async def drain(self) -> None:
         """Read what is left of an answer that is complete, so that its connection can serve another call.
@@ -235,8 +236,8 @@ class Egress:
             raise RuntimeError("egress is used outside its context")
         target = URL(self._policy.admit(url), encoded=True)
         _timing.set(timing)
-        try:
-            response = await self._session.request(
+        response = await _answered(
+            self._session.request(
                 method,
                 target,
                 data=body or None,
@@ -244,8 +245,7 @@ class Egress:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect_limit),
             )
-        except (aiohttp.ClientError, OSError) as error:
-            raise translate(error) from None  # its text and its request hold what must not be shown
+        )
         try:
             yield Answer(response)
         finally:
@@ -257,6 +257,19 @@ class Egress:
         if not self._policy.allows_address(str(sockaddr[0])):
             raise BlockedAddressError("address not allowed")
         return socket.socket(family=family, type=kind, proto=protocol)
+
+
+async def _answered(sending: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+    """Wait for the answer to what is sent.
+
+    Raises:
+        DispatchError: the transport failed.
+    """
+    try:
+        return await sending
+    except (aiohttp.ClientError, OSError) as error:
+        failure = translate(error)
+    raise failure  # likewise
 
 
 def tls_context() -> ssl.SSLContext:

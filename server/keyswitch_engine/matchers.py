@@ -16,7 +16,8 @@ __all__ = ["Matchers", "starts_of"]
 _START = re.compile(
     r"(?:\(\?i\))?\^(?:\((?P<group>[A-Za-z0-9_:/-]+(?:\|[A-Za-z0-9_:/-]+)*)\)|(?P<one>[A-Za-z0-9_:/-]+))(?![?*{])"
 )
-_ESCAPED_BRACKET = re.compile(r"\\[][()]")
+_MISLEADING = re.compile(r"\\[][()]|\[\^?\]|\[[^]]*\[|\(\?#")
+"""Brackets that open and close nothing, and comments, behind which a quantifier may follow what stands before them."""
 _GROUP = re.compile(r"\([^()]*\)|\[[^][]*\]")
 
 
@@ -30,7 +31,7 @@ def starts_of(matcher: re.Pattern[str]) -> tuple[str, ...]:
 
 def _may_have_alternatives(rest: str) -> bool:
     """Tell whether something else than *rest* may follow, or stand instead of the whole; if in doubt it may."""
-    if _ESCAPED_BRACKET.search(rest):
+    if _MISLEADING.search(rest):
         return True
     before = ""
     while rest != before:

@@ -36,9 +36,9 @@ __all__ = ["Registry", "RegistryError", "load"]
 class RegistryError(Exception):
     """A provider file or a setting is invalid; the message names file and line, or the setting."""
 
-    def __init__(self, message: str) -> None:
-        """Say so in *message*, which may quote what is wrong: without what looks like a key."""
-        super().__init__(without_keys(message))
+    def __init__(self, message: str, where: str = "") -> None:
+        """Say so in *message*, which may quote what is wrong: without what looks like a key, unlike *where* that is."""
+        super().__init__(where + without_keys(message))
 
 
 _UNGOVERNED = Operator()
@@ -158,7 +158,7 @@ def _text(path: pathlib.Path) -> str:
 
 def _located(path: pathlib.Path, line: int, problem: RowError | str) -> RegistryError:
     """Return an error that says where a problem is."""
-    return RegistryError(f"{path}:{line}: {problem}")
+    return RegistryError(str(problem), f"{path}:{line}: ")
 
 
 def _check_claims(files: Iterable[_File]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from typing import Final, NoReturn, final
+from typing import Any, Final, NoReturn, SupportsIndex, final
 
 __all__ = ["HiddenText", "Secret", "digest", "holds_key", "label", "quotes", "scrub", "without_keys"]
 
@@ -67,7 +67,8 @@ class Secret:
 class HiddenText(str):
     """Text with a secret in it where a library takes nothing but a string, as the value of a header.
 
-    Its `repr` alone hides it, which is what mappings show, and tracebacks of their variables, also the transport's.
+    Its `repr` alone hides it, which is what mappings show, and tracebacks of their variables, also the transport's. The
+    bytes that the transport makes of it show it.
     """
 
     __slots__ = ()
@@ -75,6 +76,10 @@ class HiddenText(str):
     def __repr__(self) -> str:
         """Hide the text."""
         return "[secret]"
+
+    def __getitem__(self, index: SupportsIndex | slice[Any, Any, Any]) -> HiddenText:
+        """Hide a part of it likewise: tools that cut long texts show those."""
+        return HiddenText(super().__getitem__(index))
 
 
 def digest(secrets: Iterable[Secret], key: bytes, size: int) -> bytes:
@@ -155,7 +160,7 @@ def holds_key(text: str, *, in_url: bool = False) -> bool:
 _WHOLE: Final = 16
 _WHOLE_RANDOM = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{28,}")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*(?:.*-----END [A-Z0-9 ]*-----|.*)", re.DOTALL)
-_RANDOM = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}[^\s'\"`,)]*")
+_RANDOM = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}[^\s'\"`,)]*")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pathlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,6 @@ _LOOK_SECONDS = 1.0
 
 class UnusableFileError(Exception):
     """A file cannot be used; the message names the setting and says why, and repeats nothing that is in the file."""
-
-    def __init__(self, message: str) -> None:
-        """Say so in *message*, without what looks like a key that was given in place of a file's name."""
-        super().__init__(without_keys(message))
 
 
 class LiveFile(Generic[T]):
@@ -121,7 +118,16 @@ def read_bytes(setting: str, path: pathlib.Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UnusableFileError(f"{setting}: {path} cannot be read: {error.strerror}") from None
+        raise UnusableFileError(f"{setting}: {_named(path)} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UnusableFileError(f"{setting}: no file has such a name") from None
+
+
+def _named(path: pathlib.Path) -> str:
+    """Return the name of a file that may be none, but a key or a token that was given in its place."""
+    folder = str(path.parent)
+    is_one = folder != "." and os.path.isdir(folder)  # noqa: PTH112 - pathlib's raises for names that are too long
+    return str(path) if is_one else without_keys(str(path))
 
 
 def _signature(paths: Sequence[pathlib.Path]) -> tuple[object, ...]:

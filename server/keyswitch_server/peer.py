@@ -106,6 +106,9 @@ class Receiver:
             DispatchError: there was no such place.
             TimeoutError: it did not come in time.
         """
+        if self._seconds <= _PROMPT_SECONDS:
+            async with asyncio.timeout(self._seconds):
+                return await context.read()
         loop, caller, slow, crowded = asyncio.get_running_loop(), current_caller(), False, False
         try:
             async with asyncio.timeout(None) as limit:  # set when it is looked at: nearly no call waits for so long
@@ -116,10 +119,9 @@ class Receiver:
                     crowded = not slow
                     if slow:
                         self._slow[caller] += 1
-                    limit.reschedule(loop.time() + (self._seconds - prompt if slow else 0.0))
+                    limit.reschedule(loop.time() + (self._seconds - _PROMPT_SECONDS if slow else 0.0))
 
-                prompt = min(_PROMPT_SECONDS, self._seconds)
-                looking = loop.call_later(prompt, look)
+                looking = loop.call_later(_PROMPT_SECONDS, look)
                 try:
                     return await context.read()
                 finally:

@@ -36,11 +36,13 @@ def test_a_cool_down_is_never_shortened() -> None:
 
 
 def test_no_key_waits_for_long_without_a_probe() -> None:
-    """A provider that asks to wait for a month is asked again after ten minutes, and its own word is kept."""
+    """A provider that asks to wait for a month is asked again after ten minutes; its own word is kept until then."""
     waiting = CoolDowns()
     waiting.start(LIMITED, 100.0, 31 * 86_400.0)
     assert found(waiting, LIMITED, 100.0).until == 100.0 + LONGEST_COOL_DOWN == 700.0
     assert found(waiting, LIMITED, 100.0).asked_until == 100.0 + 31 * 86_400.0
+    waiting.start(LIMITED, 700.0, 5.0)
+    assert (found(waiting, LIMITED, 700.0).until, found(waiting, LIMITED, 700.0).asked_until) == (705.0, 705.0)
 
 
 def test_each_part_tells_rate_limits_apart() -> None:

@@ -130,6 +130,25 @@ async def test_a_finished_answer_gives_its_connection_back(dispatcher: Dispatche
     assert b"the-key" not in heads[0].partition(b"\r\n")[0]
 
 
+@pytest.mark.parametrize("begun", [b"", HEAD + b"ffff\r\ndata: "])
+async def test_nothing_of_the_transport_is_behind_its_failures(dispatcher: Dispatcher, begun: bytes) -> None:
+    """A connection that is reset, before the answer or in it, leaves an error alone: the frames hold what was sent."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(begun)
+        await writer.drain()
+        writer.transport.abort()
+
+    async def sink(batch: list[Event]) -> None:
+        pass
+
+    async with provider(answer) as (port, _):
+        with pytest.raises(DispatchError) as raised:
+            await dispatcher.stream(call(port), sink)
+    assert raised.value.reason in {Reason.PROVIDER_UNAVAILABLE, Reason.STREAM_TRUNCATED}
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+
+
 async def test_nothing_comes_from_the_environment_and_nothing_is_kept(
     dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:

@@ -39,7 +39,7 @@ patterns = st.builds(
     st.sampled_from(["^", ""]),
     st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(ENDS)), min_size=1, max_size=5),
 )
-ids = st.text(alphabet="abcABC-/1.()\u017f", max_size=6)
+ids = st.text(alphabet="abcABC-/1.()[]\u017f", max_size=6)
 
 
 def compiled(pattern: str) -> re.Pattern[str] | None:
@@ -56,6 +56,8 @@ def row(number: int, *matchers: re.Pattern[str]) -> Provider:
 
 
 @example([re.compile("(?i)^s")], "\u017f")
+@example([re.compile("^a[](]|b[])]")], "b]")
+@example([re.compile("^ab(?#)*")], "a")
 @given(st.lists(patterns.map(compiled).filter(bool), max_size=6), ids)
 def test_whatever_matchers_look_like_the_index_finds_the_same(matchers: list[re.Pattern[str]], model: str) -> None:
     """For any patterns and any id, those that fit are found, in the order of their rows."""

@@ -251,6 +251,17 @@ def test_what_is_no_text_is_told_by_its_line(tmp_path: pathlib.Path) -> None:
     assert str(raised.value) == f"{tmp_path}/made-up.toml:3: it is not UTF-8"
 
 
+def test_a_folder_that_is_named_like_a_key_is_named(tmp_path: pathlib.Path) -> None:
+    """File and line are told whatever they are called, and what looks like a key in the file is not."""
+    folder = tmp_path / "pods-4f1d2c3b5a6978877665544332211000"
+    folder.mkdir()
+    (folder / "made-up.toml").write_text(ROW + 'sk-proj-abcdefgh = "x"\n')
+    with pytest.raises(RegistryError) as raised:
+        load([folder])
+    assert str(raised.value).startswith(f"{folder}/made-up.toml:")
+    assert "sk-proj" not in str(raised.value)
+
+
 def test_what_cannot_be_read_is_told_by_its_name(tmp_path: pathlib.Path) -> None:
     """A folder with the name of a provider file is refused, and so is what has no lines."""
     (tmp_path / "made-up.toml").mkdir()

@@ -64,3 +64,10 @@ def test_a_secret_in_place_of_a_files_name_is_not_repeated(name: str) -> None:
     with pytest.raises(UnusableFileError) as raised:
         read_bytes("tls_key", pathlib.Path(name))
     assert str(raised.value).split(" cannot be read")[0] == "tls_key: [redacted]"
+
+
+def test_a_file_that_is_missing_in_a_folder_is_named_whatever_it_is_called(tmp_path: pathlib.Path) -> None:
+    """What lies in a folder is a file, though its name begins as tokens do."""
+    with pytest.raises(UnusableFileError) as raised:
+        read_bytes("tokens", tmp_path / "ksw-tokens.toml")
+    assert str(raised.value) == f"tokens: {tmp_path}/ksw-tokens.toml cannot be read: No such file or directory"
