@@ -151,13 +151,20 @@ def holds_key(text: str, *, in_url: bool = False) -> bool:
     """Tell whether a text that is to hold no key has what looks like a whole one.
 
     That is a known shape, or more letters and digits in a row than names have, which the paths of URLs have too. It
-    takes more than to be left out of a message: what begins as keys do and is short is a name, like `hf-mirror`.
+    takes more than to be left out of a message: what begins as keys do, and goes on in words, is a name, like
+    `hf-mirror` or `fw-llama3-70b`.
     """
-    known = any(len(found[0]) >= _WHOLE for found in _KEY_SHAPES.finditer(text))
+    known = any(_is_whole(found[0]) for found in _KEY_SHAPES.finditer(text))
     return known or (not in_url and _WHOLE_RANDOM.search(text) is not None)
 
 
+def _is_whole(shaped: str) -> bool:
+    """Tell whether what is shaped like a key has a row of letters and digits that is no word."""
+    return len(shaped) >= _WHOLE and any(not (row.isalpha() and row.islower()) for row in _ROW.findall(shaped))
+
+
 _WHOLE: Final = 16
+_ROW = re.compile(r"[A-Za-z0-9]{12,}")
 _WHOLE_RANDOM = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{28,}")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*(?:.*-----END [A-Z0-9 ]*-----|.*)", re.DOTALL)
 _RANDOM = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20,}[^\s'\"`,)]*")
