@@ -87,7 +87,7 @@ class Claims:
     def _vendor_of(self, model: str) -> Provider | None:
         """Return the provider whose vendor token is the prefix, split at the first `/`, else at the first `:`."""
         for separator in "/:":
-            token, found, rest = model.partition(separator)
-            if found and rest and (provider := self.vendor(token)) is not None:
+            token, _, rest = model.partition(separator)
+            if rest and (provider := self.vendor(token)) is not None:
                 return provider
         return None

@@ -72,7 +72,7 @@ def decide(registry: Registry, provider_name: str, model: str, keyring: Keyring,
     _check_policy(registry, provider, byok=False)
     native = native_model(registry, provider, model)
     menu = _menu(registry, provider, native, keyring, caller)
-    _check_policy(registry, provider, byok=not menu and keyring.pays(provider))
+    _check_policy(registry, provider, byok=keyring.pays(provider))
     return Decision(provider, native, menu, (reason, native.reason), excluded)
 
 
@@ -94,8 +94,8 @@ def native_model(registry: Registry, provider: Provider, model: str) -> NativeMo
         return virtual
     if provider.strip_own_prefix and model not in provider.models:
         for separator in "/:":
-            token, found, rest = model.partition(separator)
-            if found and rest and folded(token) == provider.vendor_token and (not provider.router or "/" in rest):
+            token, _, rest = model.partition(separator)
+            if rest and folded(token) == provider.vendor_token and (not provider.router or "/" in rest):
                 return NativeModel(
                     clean_model(rest), f"the prefix {token}{separator} is {provider.id}'s own and was dropped"
                 )
@@ -240,7 +240,7 @@ def _missing(
 ) -> RequestError:
     """Say which credential is missing, or its label, and what would do instead."""
     message = f"no key for {provider.name} came"
-    if keyring.label and keyring.brings(provider):
+    if keyring.brings(provider):
         message = f"no credential that came for {provider.id} has the label that is asked for"
         on_menu = False  # nothing but the label is wrong
     elif not registry.operator.byok:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -86,10 +86,8 @@ class Operator(msgspec.Struct, frozen=True):
 
     def menu_with(self, caller: Caller, provider: Provider, model: str, virtual: str = "") -> str:
         """Return the first menu that applies to a caller and has a provider's native id; empty if none has it."""
-        for menu in self.menus:
-            if menu.is_for(caller) and menu.allows(provider, model, virtual):
-                return menu.name
-        return ""
+        menus = (menu.name for menu in self._for(caller) if menu.allows(provider, model, virtual))
+        return next(menus, "")
 
     def disabled_at(self, host: str) -> Provider | None:
         """Return the provider that is switched off and called at *host*; None if there is none."""
@@ -98,13 +96,15 @@ class Operator(msgspec.Struct, frozen=True):
 
     def listing(self, caller: Caller, model: str) -> frozenset[str]:
         """Return the ids of the providers under which menus that apply to a caller list exactly this id."""
-        menus = (menu for menu in self.menus if menu.is_for(caller))
-        return frozenset(id_ for menu in menus for id_, models in menu.models.items() if model in models)
+        return frozenset(id_ for menu in self._for(caller) for id_, models in menu.models.items() if model in models)
 
     def listed(self, caller: Caller, provider: Provider) -> list[str]:
         """Return the ids of a provider that menus that apply to a caller list, sorted."""
-        menus = (menu for menu in self.menus if menu.is_for(caller))
-        return sorted({model for menu in menus for model in menu.models.get(provider.id, ())})
+        return sorted({model for menu in self._for(caller) for model in menu.models.get(provider.id, ())})
+
+    def _for(self, caller: Caller) -> Iterator[Menu]:
+        """Return the menus that apply to a caller."""
+        return (menu for menu in self.menus if menu.is_for(caller))
 
 
 def _fits(known: str, host: str) -> bool:

@@ -202,7 +202,12 @@ def test_a_long_run_of_letters_and_digits_is_a_key_of_an_unknown_kind() -> None:
     assert not holds_key("https://h.example/accounts/0123456789abcdef0123456789abcdef", in_url=True)
     for name in ("hf-mirror.com", "sk-learn", "fw-1", "claude-3-5-sonnet-20241022", "skywork-or1-preview", "abcd" * 10):
         assert not holds_key(name)
-    for name in ("hf-text-gen-server", "fw-llama-v3p1-8b-instruct", "xai-grok-4-fast-reasoning", "pk-berlin-datacenter"):
+    for name in (
+        "hf-text-gen-server",
+        "fw-llama-v3p1-8b-instruct",
+        "xai-grok-4-fast-reasoning",
+        "pk-berlin-datacenter",
+    ):
         assert not holds_key(name)
 
 
