@@ -209,6 +209,14 @@ async def test_no_exception_shows_the_callers_token(server: ServerProcess) -> No
 
 
 @pytest.mark.parametrize("kind", [AsyncClient, Client])
+async def test_a_token_that_is_no_text_is_refused_without_being_shown(kind: Callable[..., Any]) -> None:
+    """Bytes are a mistake that is easily made with a file; the frame that refuses them has none."""
+    with pytest.raises(TypeError, match=r"^a token is text$") as raised:
+        kind(NOBODY, token=canary().encode())
+    assert shown(raised.value) == []
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
 @pytest.mark.parametrize(
     ("target", "wrong"),
     [("10.9.9.9:1", {}), (NOBODY, {"token": f"{canary()} "}), (NOBODY, {"local": "sometimes"})],
