@@ -365,6 +365,22 @@ async def test_a_change_is_made_exactly_or_not_at_all(home: dict[str, str], text
             assert set(text.splitlines(keepends=True)) - {text.splitlines()[-1]} <= set(after.splitlines(keepends=True))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+async def test_a_change_leaves_alone_what_introduces_the_next_definition(home: dict[str, str], end: str) -> None:
+    """New fields come before the comments that the next definition begins with, which outlive the one before them."""
+    path = write(home, "")
+    path.write_bytes((TABLE + OTHER).replace("\n", end).encode())
+    replaced = ("endpoints", "add", "a", "--replace", "--no-key", "--label", "Desk", "--dialect", "openai-responses")
+    assert await run(*replaced, env=home) == (0, "", "")
+    wanted = f'{TABLE}dialect = "openai-responses"\nlabel = "Desk"\n{OTHER}'.replace("\n", end)
+    assert path.read_bytes().decode() == wanted
+    assert await run("endpoints", "remove", "a", env=home) == (0, "", "")
+    assert path.read_bytes().decode() == OTHER.lstrip().replace("\n", end)
+    added = ("endpoints", "add", "c", "--base-url", "http://127.0.0.1:8", "-m", "m", "--no-key")
+    assert await run(*added, env=home) == (0, "", "")
+    assert path.read_bytes().count(b"\n") == path.read_bytes().decode().count(end)
+
+
 async def test_a_key_is_stored_with_its_definition_or_not_at_all(home: dict[str, str]) -> None:
     """Where the definition has to be written by hand no key is kept; once it is, its key can be given."""
     path = write(home, DOTTED)
