@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import pathlib
 import stat
 import sys
@@ -412,6 +413,53 @@ async def test_a_linked_file_is_changed_where_it_is(home: dict[str, str], tmp_pa
     assert stat.S_IMODE(shared.stat().st_mode) == mode
     assert stat.S_IMODE((shared.parent / "keys").stat().st_mode) == 0o600
     assert {path.name for path in shared.parent.iterdir()} == {"mine.toml", "keys"}
+
+
+BROKEN = """import errno, os, sys
+real, what = getattr(os, "{name}"), "{what}"
+def refused(path, *rest, **more):
+    if what in os.fspath(path):
+        raise OSError(getattr(errno, "{code}"), os.strerror(getattr(errno, "{code}")))
+    return real(path, *rest, **more)
+os.{name} = refused
+from keyswitch_cli.__main__ import main; main()"""
+"""The command on a system that refuses one thing."""
+
+
+async def test_what_cannot_be_written_costs_no_key(home: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """Where the definitions are on a file system that takes no writes, their keys stay as they are, and it is named."""
+    link = write(home, "")
+    added = ("endpoints", "add", "desk", "--base-url", "http://127.0.0.1:9", "-m", "m", "--key", "-", *FILE)
+    assert await run(*added, env=home, stdin=CANARY) == (0, "", "")
+    shared = link.rename(tmp_path / "mine.toml")
+    link.symlink_to(shared)
+    before = {path: path.read_text() for path in (shared, files(home) / "keys.json")}
+    read_only = (sys.executable, "-c", BROKEN.format(name="open", what=".mine.toml.", code="EROFS"))
+    for command in (("endpoints", "remove", "desk"), (*added, "--replace", "--label", "Desk")):
+        told = await run(*command, env=home, stdin="another", executable=read_only)
+        assert told == (1, "", f"error: {shared}: it cannot be written: Read-only file system\n")
+        assert {path: path.read_text() for path in before} == before
+    locked = (sys.executable, "-c", BROKEN.format(name="open", what=".lock", code="EROFS"))
+    told = await run("endpoints", "remove", "desk", env=home, executable=locked)
+    assert told == (1, "", f"error: {files(home) / '.lock'}: it cannot be written: Read-only file system\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+async def test_a_file_stays_whose_it_was(home: dict[str, str]) -> None:
+    """Owner, group and mode outlive a change; where they cannot, the file is left alone, and no other is left behind."""
+    path = write(home, TABLE)
+    os.chown(path, 12345, 23456)
+    path.chmod(0o640)
+    replaced = ("endpoints", "add", "a", "--replace", "--no-key", "--label")
+    assert await run(*replaced, "Desk", env=home) == (0, "", "")
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 23456, 0o640)
+    before = path.read_text()
+    not_root = (sys.executable, "-c", BROKEN.format(name="chown", what="endpoints.toml", code="EPERM"))
+    told = await run(*replaced, "Other", env=home, executable=not_root)
+    assert told == (1, "", f"error: {path}: it cannot be written: it would get another owner or group\n")
+    assert (path.read_text(), path.stat()[:6]) == (before, found[:6])
+    assert {each.name for each in files(home).iterdir()} == {"endpoints.toml", ".lock"}
 
 
 async def test_a_new_file_is_its_owners_alone(home: dict[str, str]) -> None:

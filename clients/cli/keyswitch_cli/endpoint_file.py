@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from keyswitch_cli.home import home, locked, write
+from keyswitch_cli.home import check_writable, home, locked, write
 
 __all__ = ["change", "check", "path", "read"]
 
@@ -49,9 +49,10 @@ def check(name: str, values: Mapping[str, str] | None) -> None:
     """Make sure that a definition can be changed so, before anything else is that goes with it.
 
     Raises:
-        click.ClickException: the file cannot be read, or only be changed by hand; what to change in it is said.
+        click.ClickException: the file cannot be read or written, or only be changed by hand; what to change is said.
     """
-    _changed(name, values)
+    if _changed(name, values) is not None:
+        check_writable(path())
 
 
 def change(name: str, values: Mapping[str, str] | None) -> None:
