@@ -178,6 +178,9 @@ async def test_what_can_never_be_called_is_not_selectable(home: dict[str, str]) 
             "base_url: its path is that of the dialect anthropic-messages, and another one was asked for"
         ),
     }
+    never = "base_url: its host is an address that is never called, as link-local and metadata addresses are"
+    hosts = ("169.254.169.254", "0.0.0.0", "224.0.0.1", "[fe80::1]", "[::]", "[::ffff:169.254.1.1]")
+    urls |= {f"http://{host}:8080/v1": never for host in hosts}
     form = '[endpoints.e{}]\nbase_url = "{}"\nmodel = "m"\nauth = "none"\n'
     write(home, "".join(form.format(number, url) for number, url in enumerate(urls)))
     found = list((await listed(home)).values())
