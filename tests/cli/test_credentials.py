@@ -83,7 +83,10 @@ async def test_a_key_in_the_wrong_place_is_never_repeated(arguments: tuple[str, 
 
 async def test_an_option_that_there_is_none_of_is_shown_where_it_is_misspelt() -> None:
     """Words are repeated, with what may have been meant; anything else may be a key of a kind that nobody knows."""
-    for option, shown in (("--modle", "'--modle'. (Did you mean"), ("--Zq7+k=hi", "'…'."), ("--a1b2c3", "'…'.")):
+    for option, shown in (
+        ("--modle", "'--modle'. (Did you mean"), ("--api_key", "'--api_key'. (Did you mean"), ("--p50", "'--p50'."),
+        ("--Zq7+k=hi", "'…'."), ("--a1b2c3", "'…'."), ("--word9999", "'…'."), ("--" + "word_" * 4 + "w", "'…'."),
+    ):  # fmt: skip
         status, _, err = await run("generate", option, "hi")
         assert (status, err.startswith(f"error: No such option {shown}")) == (2, True), err
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import pathlib
 import stat
 import sys
@@ -177,6 +178,9 @@ async def test_what_can_never_be_called_is_not_selectable(home: dict[str, str]) 
             "base_url: its path is that of the dialect anthropic-messages, and another one was asked for"
         ),
     }
+    never = "base_url: its host is an address that is never called, as link-local and metadata addresses are"
+    hosts = ("169.254.169.254", "0.0.0.0", "224.0.0.1", "[fe80::1]", "[::]", "[::ffff:169.254.1.1]")
+    urls |= {f"http://{host}:8080/v1": never for host in hosts}
     form = '[endpoints.e{}]\nbase_url = "{}"\nmodel = "m"\nauth = "none"\n'
     write(home, "".join(form.format(number, url) for number, url in enumerate(urls)))
     found = list((await listed(home)).values())
@@ -365,6 +369,22 @@ async def test_a_change_is_made_exactly_or_not_at_all(home: dict[str, str], text
             assert set(text.splitlines(keepends=True)) - {text.splitlines()[-1]} <= set(after.splitlines(keepends=True))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+async def test_a_change_leaves_alone_what_introduces_the_next_definition(home: dict[str, str], end: str) -> None:
+    """New fields come before the comments that the next definition begins with, which outlive the one before them."""
+    path = write(home, "")
+    path.write_bytes((TABLE + OTHER).replace("\n", end).encode())
+    replaced = ("endpoints", "add", "a", "--replace", "--no-key", "--label", "Desk", "--dialect", "openai-responses")
+    assert await run(*replaced, env=home) == (0, "", "")
+    wanted = f'{TABLE}dialect = "openai-responses"\nlabel = "Desk"\n{OTHER}'.replace("\n", end)
+    assert path.read_bytes().decode() == wanted
+    assert await run("endpoints", "remove", "a", env=home) == (0, "", "")
+    assert path.read_bytes().decode() == OTHER.lstrip().replace("\n", end)
+    added = ("endpoints", "add", "c", "--base-url", "http://127.0.0.1:8", "-m", "m", "--no-key")
+    assert await run(*added, env=home) == (0, "", "")
+    assert path.read_bytes().count(b"\n") == path.read_bytes().decode().count(end)
+
+
 async def test_a_key_is_stored_with_its_definition_or_not_at_all(home: dict[str, str]) -> None:
     """Where the definition has to be written by hand no key is kept; once it is, its key can be given."""
     path = write(home, DOTTED)
@@ -396,6 +416,53 @@ async def test_a_linked_file_is_changed_where_it_is(home: dict[str, str], tmp_pa
     assert stat.S_IMODE(shared.stat().st_mode) == mode
     assert stat.S_IMODE((shared.parent / "keys").stat().st_mode) == 0o600
     assert {path.name for path in shared.parent.iterdir()} == {"mine.toml", "keys"}
+
+
+BROKEN = """import errno, os, sys
+real, what = getattr(os, "{name}"), "{what}"
+def refused(path, *rest, **more):
+    if what in os.fspath(path):
+        raise OSError(getattr(errno, "{code}"), os.strerror(getattr(errno, "{code}")))
+    return real(path, *rest, **more)
+os.{name} = refused
+from keyswitch_cli.__main__ import main; main()"""
+"""The command on a system that refuses one thing."""
+
+
+async def test_what_cannot_be_written_costs_no_key(home: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """Where the definitions are on a file system that takes no writes, their keys stay as they are, and it is named."""
+    link = write(home, "")
+    added = ("endpoints", "add", "desk", "--base-url", "http://127.0.0.1:9", "-m", "m", "--key", "-", *FILE)
+    assert await run(*added, env=home, stdin=CANARY) == (0, "", "")
+    shared = link.rename(tmp_path / "mine.toml")
+    link.symlink_to(shared)
+    before = {path: path.read_text() for path in (shared, files(home) / "keys.json")}
+    read_only = (sys.executable, "-c", BROKEN.format(name="open", what=".mine.toml.", code="EROFS"))
+    for command in (("endpoints", "remove", "desk"), (*added, "--replace", "--label", "Desk")):
+        told = await run(*command, env=home, stdin="another", executable=read_only)
+        assert told == (1, "", f"error: {shared}: it cannot be written: Read-only file system\n")
+        assert {path: path.read_text() for path in before} == before
+    locked = (sys.executable, "-c", BROKEN.format(name="open", what=".lock", code="EROFS"))
+    told = await run("endpoints", "remove", "desk", env=home, executable=locked)
+    assert told == (1, "", f"error: {files(home) / '.lock'}: it cannot be written: Read-only file system\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+async def test_a_file_stays_whose_it_was(home: dict[str, str]) -> None:
+    """Owner, group and mode outlive a change; where they cannot, the file is left alone, and no other is left behind."""
+    path = write(home, TABLE)
+    os.chown(path, 12345, 23456)
+    path.chmod(0o640)
+    replaced = ("endpoints", "add", "a", "--replace", "--no-key", "--label")
+    assert await run(*replaced, "Desk", env=home) == (0, "", "")
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 23456, 0o640)
+    before = path.read_text()
+    not_root = (sys.executable, "-c", BROKEN.format(name="chown", what="endpoints.toml", code="EPERM"))
+    told = await run(*replaced, "Other", env=home, executable=not_root)
+    assert told == (1, "", f"error: {path}: it cannot be written: it would get another owner or group\n")
+    assert (path.read_text(), path.stat()[:6]) == (before, found[:6])
+    assert {each.name for each in files(home).iterdir()} == {"endpoints.toml", ".lock"}
 
 
 async def test_a_new_file_is_its_owners_alone(home: dict[str, str]) -> None:

@@ -86,6 +86,38 @@ async def test_the_server_refuses_what_the_command_does_itself(
             assert "dispatched by your client" in err
 
 
+async def test_a_server_without_tls_is_no_hindrance_to_local_calls(home: dict[str, str], model_server: Sandbox) -> None:
+    """What is called from this machine needs no TLS to a server elsewhere; what is not is a usage error, as ever."""
+    env = home | {"KEYSWITCH_SERVER": "gateway.example:50551"}
+    endpoint = ("--base-url", model_server.url, "-m", "echo", "hi")
+    for local in ("always", "auto"):
+        assert await run("generate", "--local", local, *endpoint, env=env) == (0, "hi\n", "")
+    for refused in (("generate", "--local", "never", *endpoint), ("generate", "-m", "ollama/x", "hi"), ("health",)):
+        status, out, err = await run(*refused, env=env)
+        assert (status, out) == (2, "")
+        assert err.startswith("error: without TLS, keys and tokens are sent to this machine and nowhere else; ")
+        assert "give --tls or --tls-ca, or --insecure to" in err
+
+
+async def test_what_to_do_is_said_in_options(
+    home: dict[str, str], model_server: Sandbox, tmp_path: pathlib.Path
+) -> None:
+    """Advice of the library names the command's options, where rows lead elsewhere than the server's."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    row = pathlib.Path(home["KEYSWITCH_HOME"], "providers", "ollama.toml").read_text()
+    (theirs / "ollama.toml").write_text(row.replace(model_server.url, "https://gateway.corp.internal"))
+    async with server_process(tmp_path, {"KEYSWITCH_PROVIDERS": json.dumps([str(theirs)])}) as server:
+        env = {"KEYSWITCH_HOME": home["KEYSWITCH_HOME"]}
+        status, _, err = await run("generate", "-m", "ollama/x", "hi", server=server, env=env)
+    assert status == 64 + 7
+    assert err.endswith(
+        f"  not dispatched from this machine: its rows lead to {model_server.url}, and the server's to "
+        "https://gateway.corp.internal; name an endpoint of your own, or dispatch all from this machine "
+        "(--local always)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("dialect", "path", "forms"),
     [

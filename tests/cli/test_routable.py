@@ -7,6 +7,7 @@ import click
 import pytest
 from cli.running import run
 from keyswitch_cli.model_list import read_models
+from support import ServerProcess
 
 CONFIG = """
 [platform_keys]
@@ -32,6 +33,10 @@ LISTS = {
     '{"id": "openrouter-bedrock", "object": "model"}]}',
     "answer.toml": '[[models]]\nid = "gpt-4o-mini"\n[[models]]\nid = "ours"\nmodel = "anthropic/claude-x"\n'
     '[[models]]\nid = "openrouter-bedrock"\n',
+    "gemini.json": '{"models": [{"name": "models/gpt-4o-mini", "displayName": "x"}, '
+    '{"name": "anthropic/claude-x"}, {"name": "models/openrouter-bedrock", "provider": null}]}',
+    "lines.jsonl": '{"id": "gpt-4o-mini"}\n{"id": "claude-x", "provider": "anthropic"}\n\n'
+    '{"name": "Ours", "model": "openrouter-bedrock"}\n',
     "list": '\n {"models": [{"id": "gpt-4o-mini"}, {"id": "claude-x", "provider": "anthropic"}, "openrouter-bedrock"]}',
 }
 
@@ -50,7 +55,7 @@ async def test_every_form_of_a_list_is_checked(tmp_path: pathlib.Path, config: s
     assert_resolves(status, out)
 
 
-@pytest.mark.parametrize("name", ["list.txt", "list.json", "list"])
+@pytest.mark.parametrize("name", ["list.txt", "list.json", "list", "lines.jsonl"])
 async def test_standard_input_is_text_or_json(config: str, name: str) -> None:
     """Without a name, what begins like JSON is JSON, and anything else is text."""
     status, out, _ = await run("routable", "-", "--config", config, stdin=LISTS[name])
@@ -110,7 +115,15 @@ async def test_drift_exits_1_and_says_why(tmp_path: pathlib.Path, config: str) -
         ("list.json", '{"model": ["a"]}', "`models`"),
         ("list.json", '["a", 3]', "models[1]"),
         ("list.json", '["a", " "]', "models[1]"),
-        ("list.json", '{"data": [{"id": "gpt-4o"}, {"name": "gpt-4o"}]}', "data[1]"),
+        ("list.json", '{"data": [{"id": "gpt-4o"}, {"label": "gpt-4o"}]}', "data[1]"),
+        ("list.json", '{"models": [{"name": "models/"}]}', "models[0]"),
+        ("list.json", '{"models": [{"name": "gpt-4o", "id": null}]}', "models[0]"),
+        ("list.json", '{"models": ["gpt-4o"], "data": ["gpt-4o"]}', "both `models` and `data`"),
+        ("list.json", '{"name": "gpt-4o"}', "`models` or `data`"),
+        ("list.jsonl", '{"id": "gpt-4o"}\n\n{"id": }\n', "line 3"),
+        ("list.jsonl", '{"id": "gpt-4o"}\n{"models": ["gpt-4o"]}\n', "models[1]"),
+        ("list.jsonl", '{"id": "gpt-4o"}\n{"id": "a", "id": "gpt-4o"}\n', "the key 'id' comes twice"),
+        ("list.json", '[{"id": "gpt-4o", "provider": 0}]', "models[0].provider"),
         ("list.json", '[{"provider": "openai", "model": ""}]', "models[0]"),
         ("list.json", '[{"id": "gpt-4o", "provider": {}}]', "models[0].provider"),
         ("list.json", '{"models": ["nonsense"], "models": ["gpt-4o"]}', "the key 'models' comes twice"),
@@ -156,6 +169,16 @@ def test_a_line_that_is_no_id_is_a_usage_error(tmp_path: pathlib.Path, line: str
     with pytest.raises(click.UsageError) as raised:
         read_models(str(file))
     assert raised.value.message.startswith(f"{file}, line 3: this is no model id; text has one a line, without bullet")
+
+
+async def test_the_models_that_a_server_knows_can_be_checked(server: ServerProcess) -> None:
+    """What `keyswitch models --json` prints is such a list, be it of many models or of one."""
+    for query, several in (((), True), (("gpt-4o-mini",), False)):
+        asked = ("models", "--provider", "openai", "--keyed", "openai", "--json", *query)
+        _, listed, _ = await run(*asked, server=server)
+        status, out, err = await run("routable", "-", "--json", stdin=listed if several else listed.split("\n")[0])
+        assert (status, err) == (0, "")
+        assert json.loads(out)["total"] == (len(listed.splitlines()) if several else 1)
 
 
 @pytest.mark.parametrize("nothing", ["", "[]"])

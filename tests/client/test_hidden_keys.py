@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.resources
+import json
 import pathlib
 import traceback
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ from canaries import canary, found, shown_error
 from keyswitch_client import ApiKey, AsyncClient, BearerToken, Client, Endpoint, KeyswitchError, LocalOptions
 from keyswitch_client.locality import LocalMode
 from keyswitch_sandbox import Sandbox
-from support import ServerProcess, http_provider
+from support import ServerProcess, http_provider, server_process
 
 NOBODY = "127.0.0.1:1"
 WRONG: dict[str, tuple[dict[str, Any], type[Exception]]] = {
@@ -157,6 +158,32 @@ async def test_no_exception_of_a_call_made_here_shows_a_key(
     assert [(each.__context__, each.__traceback__) for each in behind] == [(None, None)] * len(behind)
 
 
+async def test_a_refusal_that_stands_shows_neither_key_nor_token(tmp_path: pathlib.Path) -> None:
+    """Nothing of the comparison with this installation's rows, which had the request, is behind the server's refusal."""
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+    local = LocalOptions(providers=rows_at("http://127.0.0.1:9", tmp_path / "mine"))
+    theirs = rows_at("http://127.0.0.1:8", tmp_path / "theirs")
+
+    def sync(address: str) -> list[BaseException]:
+        with Client(address, token=canary(), local=local) as client:
+            return [raised_by(functools.partial(call, client), canary()) for call in calls]
+
+    calls = calls_to("http://127.0.0.1:9")[2:]
+    async with server_process(tmp_path, {"KEYSWITCH_PROVIDERS": json.dumps([str(theirs[0])])}) as server:
+        errors = await asyncio.to_thread(sync, server.address)
+        async with AsyncClient(server.address, token=canary(), local=local) as client:
+            for call in calls:
+                with pytest.raises(KeyswitchError) as raised:
+                    await call(client, canary())
+                errors.append(raised.value)
+    said = "not dispatched from this machine: its rows lead to http://127.0.0.1:9"
+    assert [getattr(error, "hint", error)[: len(said)] for error in errors] == [said] * 6
+    assert [hit for error in errors for hit in shown(error)] == []
+    behind = [error.__context__ for error in errors if error.__context__ is not None]
+    assert [(each.__context__, each.__traceback__) for each in behind] == [(None, None)] * len(behind)
+
+
 @pytest.mark.parametrize("closed", [False, True])
 async def test_a_call_made_here_that_is_left_shows_no_key(closed: bool) -> None:
     """Neither its caller's cancellation nor that of a client that is closed has the engine behind it."""
@@ -206,6 +233,14 @@ async def test_no_exception_shows_the_callers_token(server: ServerProcess) -> No
                     await call
                 errors.append(raised.value)
     assert [hit for error in errors for hit in shown(error)] == []
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+async def test_a_token_that_is_no_text_is_refused_without_being_shown(kind: Callable[..., Any]) -> None:
+    """Bytes are a mistake that is easily made with a file; the frame that refuses them has none."""
+    with pytest.raises(TypeError, match=r"^a token is text$") as raised:
+        kind(NOBODY, token=canary().encode())
+    assert shown(raised.value) == []
 
 
 @pytest.mark.parametrize("kind", [AsyncClient, Client])

@@ -10,11 +10,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import pytest
+from canaries import canary, found, shown_error
 from google.protobuf import json_format
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch_client import (
@@ -28,6 +29,7 @@ from keyswitch_client import (
     tls_credentials,
 )
 from keyswitch_client.local import LocalDispatch
+from keyswitch_client.locality import LocalMode
 from keyswitch_client.requests import GenerateArguments, build
 from keyswitch_sandbox import Sandbox
 from support import ServerProcess, server_process
@@ -312,11 +314,29 @@ async def test_a_row_that_is_elsewhere_at_the_server_is_not_called_here(
             assert raised.value.reason == "BLOCKED_ENDPOINT"
             assert raised.value.origins == ("https://gateway.corp.internal",)
             assert raised.value.hint == (
-                f"not dispatched from this machine, whose rows lead to {model_server.url}, and the server's to "
+                f"not dispatched from this machine: its rows lead to {model_server.url}, and the server's to "
                 "https://gateway.corp.internal; name an endpoint of your own, or dispatch all from this machine "
                 "(local='always')"
             )
     assert (told, list(model_server.journal)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("host", "same"), [("localhost", True), ("127.9.9.9", True), ("[::1]", True), ("10.9.9.9", False)]
+)
+async def test_loopback_has_several_names(
+    tmp_path: pathlib.Path, model_server: Sandbox, rows: LocalOptions, host: str, same: bool
+) -> None:
+    """The server's row may say `localhost` where the user's has an address of loopback; another port is another place."""
+    (tmp_path / "theirs").mkdir()
+    port = int(model_server.url.rpartition(":")[2])
+    rows_at(tmp_path / "theirs", f"http://{host}:{port}", "ollama")
+    theirs = rows_at(tmp_path / "theirs", f"http://localhost:{port - 1}", "vllm")
+    options = LocalOptions(providers=rows.providers, notify=lambda _: None)
+    async with server_process(tmp_path, with_rows(theirs)) as own, AsyncClient(own.address, local=options) as client:
+        asked = [client.generate(model=model, messages="hi") for model in ("ollama/llama3", "vllm/qwen3")]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [getattr(answer, "text", "refused") for answer in answers] == ["hi" if same else "refused", "refused"]
 
 
 async def test_every_target_of_a_plan_is_compared(
@@ -401,6 +421,41 @@ async def test_without_a_server_nothing_else_is_made_here(rows: LocalOptions, as
         with pytest.raises(UnavailableError) as raised:
             await client.generate(messages="hi", **asked)
     assert raised.value.reason == ""
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+async def test_want_of_tls_keeps_no_call_from_this_machine(model_server: Sandbox, mode: LocalMode) -> None:
+    """Beside a server that nothing may be sent to, local calls are made; what would be sent is refused, key and all."""
+    there = "gateway.example:50551"
+    endpoint = Endpoint(model_server.url, "sandbox/echo")
+    asked: dict[str, Any] = {"model": "openai/gpt-4o", "messages": "hi", "credentials": {"openai": canary()}}
+
+    def sync() -> list[BaseException]:
+        with Client(there, token=canary(), local=mode) as client:
+            assert client.generate(endpoint=endpoint, messages="hi").text == "hi"
+            assert client.stream(endpoint=endpoint, messages="hi").final().text == "hi"
+            calls = [client.health, client.providers]
+            if mode == "auto":
+                calls += [lambda: client.generate(**asked), lambda: client.stream(**asked).final()]
+            return [refused(call) for call in calls]
+
+    def refused(call: Callable[[], object]) -> BaseException:
+        with pytest.raises(ValueError, match="without TLS, keys and tokens are sent to this machine") as raised:
+            call()
+        return raised.value
+
+    errors = await asyncio.to_thread(sync)
+    async with AsyncClient(there, token=canary(), local=mode) as client:
+        assert (await client.generate(endpoint=endpoint, messages="hi")).text == "hi"
+        assert (await client.stream(endpoint=endpoint, messages="hi").final()).text == "hi"
+        calls: list[Callable[[], Awaitable[object]]] = [client.health, client.providers]
+        if mode == "auto":
+            calls += [lambda: client.generate(**asked), lambda: client.stream(**asked).final()]
+        for call in calls:
+            with pytest.raises(ValueError, match="without TLS, keys and tokens are sent to this machine") as raised:
+                await call()
+            errors.append(raised.value)
+    assert [hit for error in errors for text in shown_error(error) for hit in found("shown", text)] == []
 
 
 async def test_a_plan_for_two_places_is_refused(model_server: Sandbox) -> None:

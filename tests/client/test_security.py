@@ -50,7 +50,10 @@ def test_what_metadata_cannot_hold_is_no_token(kind: Callable[..., Any], token: 
         ("0.0.0.0:1", False), ("[::]:1", False), ("127.0.0.1.example:1", False), ("example:1", False), ("", False),
         ("ipv4:127.0.0.1:1,127.0.0.2:2", True), ("ipv6:[::1]:1,[::1]:2", True), ("ipv4:", False),
         ("ipv4:127.0.0.1:1,10.0.0.1:1", False), ("ipv4:10.0.0.1:1,127.0.0.1:1", False), ("xds:///localhost", False),
-        ("dns://10.0.0.1/localhost:1", True),
+        ("dns://10.0.0.1/localhost:1", True), ("::1", True), ("[::1]", True), ("0:0:0:0:0:0:0:1", True),
+        ("localhost.:1", True), ("localhost.", True), ("dns:///::1", True), ("::1:443", False), ("::1:10.0.0.1", False),
+        ("[::1:443]:1", False), ("localhost:1:2", False), ("[::1]x", False), ("ipv4:127.0.0.1:1%2C10.0.0.1%3A1", False),
+        ("ipv6:::1%2C[fd00::1]:1", False),
     ],
 )  # fmt: skip
 def test_this_machine_is_told_from_others(target: str, local: bool) -> None:

@@ -14,7 +14,10 @@ from keyswitch_cli.completion import built_in_rows
 
 __all__ = ["Command", "PrintingCommand", "RoutedCommand", "complaint", "hide"]
 
-_OPTION_NAME = re.compile(r"--?[A-Za-z]+(?:-[A-Za-z]+)*")
+_OPTION_NAME = re.compile(
+    r"--?(?:[A-Za-z]+(?:-[A-Za-z]+)*|(?!.{21})[A-Za-z]+[0-9]{0,3}(?:[-_][A-Za-z]+[0-9]{0,3})*)", re.DOTALL
+)
+"""Words with hyphens, or a short name with underscores, and a number behind a word; keys are longer, or no words."""
 
 
 class Command(click.Command):

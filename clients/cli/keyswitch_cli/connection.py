@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from keyswitch_client import Client
     from keyswitch_client.locality import LocalMode, LocalOptions
 
-__all__ = ["Connection", "connect"]
+__all__ = ["Connection", "connect", "in_options"]
+
+_OPTIONS = {
+    "tls=tls_credentials(...)": "--tls or --tls-ca",
+    "insecure=True": "--insecure",
+    "local='always'": "--local always",
+}
+"""What the library tells its callers to pass, and what is passed to the command."""
 
 
 class Connection(NamedTuple):
@@ -54,5 +61,11 @@ def connect(server: str, *, timeout: float | None = 600.0, local: LocalMode | Lo
     except OSError as error:
         raise click.UsageError(f"--tls-ca, --tls-cert, --tls-key: {error.strerror}") from None
     except ValueError as error:
-        told = str(error).replace("tls=tls_credentials(...)", "--tls or --tls-ca")
-        raise click.UsageError(told.replace("insecure=True", "--insecure")) from None
+        raise click.UsageError(in_options(str(error))) from None
+
+
+def in_options(told: str) -> str:
+    """Return what the library tells with the command's options in the place of its arguments."""
+    for argument, option in _OPTIONS.items():
+        told = told.replace(argument, option)
+    return told

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from keyswitch_cli.home import home, locked, write
+from keyswitch_cli.home import check_writable, home, locked, write
 
 __all__ = ["change", "check", "path", "read"]
 
@@ -49,9 +49,10 @@ def check(name: str, values: Mapping[str, str] | None) -> None:
     """Make sure that a definition can be changed so, before anything else is that goes with it.
 
     Raises:
-        click.ClickException: the file cannot be read, or only be changed by hand; what to change in it is said.
+        click.ClickException: the file cannot be read or written, or only be changed by hand; what to change is said.
     """
-    _changed(name, values)
+    if _changed(name, values) is not None:
+        check_writable(path())
 
 
 def change(name: str, values: Mapping[str, str] | None) -> None:
@@ -103,14 +104,33 @@ def _edited(text: str, name: str, values: Mapping[str, str] | None) -> str:
     endpoints: Any = document.setdefault("endpoints", tomlkit.table(is_super_table=True))
     if values is None:
         del endpoints[name]
-        return _with_what_introduces(text, tomlkit.dumps(document))
+        return _with_what_introduces(text, _with_line_ends(text, tomlkit.dumps(document)))
     if name in endpoints:
-        endpoints[name].update(values)
+        _update(endpoints[name], values)
     else:
         table = tomlkit.table()
         table.update(values)
         endpoints[name] = table
-    return tomlkit.dumps(document)
+    return _with_line_ends(text, tomlkit.dumps(document))
+
+
+def _update(entry: Any, values: Mapping[str, str]) -> None:
+    """Set values of a definition; new ones come before the comments at its end, which are about what follows it."""
+    from tomlkit.items import Comment, Table, Whitespace  # noqa: PLC0415 - as above
+
+    last = []
+    if isinstance(entry, Table):
+        while entry.value.body and isinstance(entry.value.body[-1][1], Comment | Whitespace):
+            last.append(entry.value.body.pop())
+    entry.update(values)
+    if last:
+        entry.value.body.extend(reversed(last))
+
+
+def _with_line_ends(before: str, after: str) -> str:
+    """Return a text with the line ends that all lines had before; the library's own are those of Unix."""
+    ends = before.count("\n")
+    return re.sub(r"(?<!\r)\n", "\r\n", after) if ends and ends == before.count("\r\n") else after
 
 
 def _with_what_introduces(before: str, after: str) -> str:

@@ -14,6 +14,7 @@ What is wrong with one definition concerns that one alone, and what is not under
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ _SECRET_NAME = re.compile(
 )
 _URL = re.compile(r"https?://[^/?#@\s]+(?:/[^?#@\s]*)?")
 _URLS = re.compile(r"https?://[^\s\"']*")
+_NEVER_CALLED = "base_url: its host is an address that is never called, as link-local and metadata addresses are"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,7 @@ def _judged(definition: Definition) -> Definition:
     try:
         from keyswitch_engine.credential import NoCredential  # noqa: PLC0415 - costs more than all else here
         from keyswitch_engine.custom_endpoint import FIELD, CustomEndpoint, endpoint_id, provider_at  # noqa: PLC0415
+        from keyswitch_engine.egress_policy import EgressPolicy  # noqa: PLC0415
         from keyswitch_engine.errors import InvalidRequest  # noqa: PLC0415
     except ModuleNotFoundError:
         return definition
@@ -183,6 +186,10 @@ def _judged(definition: Definition) -> Definition:
     except InvalidRequest as error:
         why = [f"{each.field.removeprefix(f'{FIELD}.')}: {each.description}" for each in error.violations]
         return dataclasses.replace(definition, problems=(*definition.problems, *why))
+    policy = EgressPolicy.only(base_url)
+    with contextlib.suppress(ValueError):  # a name, whose addresses are judged when it is called
+        if not policy.allows_address(urlsplit(base_url).hostname or ""):
+            return dataclasses.replace(definition, problems=(*definition.problems, _NEVER_CALLED))
     return dataclasses.replace(definition, id=endpoint_id(base_url, definition.model) if definition.model else "")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import click
 
-__all__ = ["home", "locked", "provider_directories", "write"]
+__all__ = ["check_writable", "home", "locked", "provider_directories", "write"]
 
 
 def home() -> pathlib.Path:
@@ -27,10 +27,15 @@ def provider_directories() -> tuple[pathlib.Path, ...]:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """Keep other commands from changing files of the folder meanwhile."""
-    folder = home()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    """Keep other commands from changing files of the folder meanwhile.
+
+    Raises:
+        click.ClickException: nothing can be written there.
+    """
+    path = home() / ".lock"
+    with _told(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if sys.platform != "win32":
             import fcntl  # noqa: PLC0415 - not everywhere
@@ -41,12 +46,33 @@ def locked() -> Iterator[None]:
         os.close(lock)
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Replace a file, the one that a link leads to; what fails leaves the old one as it was.
+def check_writable(path: pathlib.Path) -> None:
+    """Make sure that a file can be replaced, before anything else is changed that goes with it.
 
-    A new file is its owner's alone from the first byte; an old one stays open to whom it was.
+    Raises:
+        click.ClickException: it cannot.
     """
     path = path.resolve()
+    with _told(path), _beside(path, ""):
+        pass
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Replace a file, the one that a link leads to.
+
+    A new file is its owner's alone from the first byte; an old one keeps owner, group and mode, or it is not replaced.
+
+    Raises:
+        click.ClickException: it cannot be written; the old one is as it was.
+    """
+    path = path.resolve()
+    with _told(path), _beside(path, text) as beside:
+        beside.replace(path)
+
+
+@contextlib.contextmanager
+def _beside(path: pathlib.Path, text: str) -> Iterator[pathlib.Path]:
+    """Lend a file with a text beside another, whose place it can take."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)  # of a command that was killed, by the same number
@@ -57,8 +83,27 @@ def write(path: pathlib.Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
-            beside.chmod(stat.S_IMODE(path.stat().st_mode))
-        beside.replace(path)
-    except BaseException:
+            _give(beside, path.stat())
+        yield beside
+    finally:
         beside.unlink(missing_ok=True)
-        raise
+
+
+def _give(beside: pathlib.Path, old: os.stat_result) -> None:
+    """Open a file to whom another was open, and to nobody else on the way."""
+    new = beside.stat()
+    if sys.platform != "win32" and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.chown(beside, old.st_uid, old.st_gid)
+        except PermissionError as error:
+            raise OSError(error.errno, "it would get another owner or group") from None
+    beside.chmod(stat.S_IMODE(old.st_mode))
+
+
+@contextlib.contextmanager
+def _told(path: pathlib.Path) -> Iterator[None]:
+    """Tell of what the system refuses by the file that it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(f"{path}: it cannot be written: {error.strerror or type(error).__name__}") from None

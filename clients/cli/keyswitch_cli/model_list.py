@@ -19,6 +19,8 @@ from keyswitch_cli.inputs import read_file, read_stdin
 
 __all__ = ["read_models"]
 
+_LISTS = ("models", "data")
+"""Where an object has its list: our own form, Gemini, Cohere and Ollama; and OpenAI and those who follow it."""
 _NO_ID = re.compile(r"[-*\[{]|.*[\s,\"'`]")
 """How a line begins that is another format's, or has more than an id on it."""
 
@@ -61,8 +63,17 @@ def _of_text(text: str, where: str) -> Iterator[dict[str, str]]:
 
 
 def _parse_json(text: str) -> Any:
-    """Parse JSON; of a key that comes twice readers disagree which one counts."""
-    return json.loads(text, object_pairs_hook=_unrepeated)
+    """Parse JSON, or a list that has an object a line, if only of one model.
+
+    Of a key that comes twice readers disagree which one counts.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n")) if line.strip()]
+    if len(lines) > 1 and all(line.startswith("{") and line.endswith("}") for _, line in lines):
+        return [json.loads("\n" * number + line, object_pairs_hook=_unrepeated) for number, line in lines]
+    document = json.loads(text, object_pairs_hook=_unrepeated)
+    if isinstance(document, dict) and not document.keys() & set(_LISTS) and isinstance(_id_of(document), str):
+        return [document]
+    return document
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -90,7 +101,10 @@ def _of_document(document: Any, where: str) -> list[dict[str, str]]:
     name = "models"
     listed = document
     if isinstance(document, dict):
-        name = next((name for name in ("models", "data") if name in document), name)  # `data` as OpenAI answers
+        names = [name for name in _LISTS if name in document]
+        if len(names) > 1:
+            raise click.UsageError(f"{where}: has both `models` and `data`, and only one of them can be the list")
+        name = names[0] if names else name
         listed = document.get(name)
     if not isinstance(listed, list):
         raise click.UsageError(
@@ -101,11 +115,18 @@ def _of_document(document: Any, where: str) -> list[dict[str, str]]:
 
 def _of_entry(entry: Any, where: str) -> dict[str, str]:
     """Return an entry of a document; a template or an answer may say more of each."""
-    fields = {"model": entry} if isinstance(entry, str) else entry
-    model = fields.get("model", fields.get("id")) if isinstance(fields, dict) else None
+    fields = {"model": entry} if isinstance(entry, str) else entry if isinstance(entry, dict) else {}
+    model = _id_of(fields)
+    if not fields.keys() & {"model", "id"} and isinstance(fields.get("name"), str):
+        model = fields["name"].removeprefix("models/")  # which is what Gemini begins it with
     if not isinstance(model, str) or not model.strip():
-        raise click.UsageError(f"{where} is neither an id nor an object with one as `model` or `id`")
-    provider = fields.get("provider", "")
-    if not isinstance(provider, str):
+        raise click.UsageError(f"{where} is neither an id nor an object with one as `model`, `id` or `name`")
+    provider = fields.get("provider")
+    if not isinstance(provider, str | None):
         raise click.UsageError(f"{where}.provider is no text")
-    return {"model": model, "provider": provider}
+    return {"model": model, "provider": provider or ""}
+
+
+def _id_of(fields: dict[str, Any]) -> Any:
+    """Return what is a model's id for sure; a `name` is one only in a list of models."""
+    return fields.get("model", fields.get("id"))

@@ -31,7 +31,7 @@ from keyswitch_client.requests import (
     models_request,
     validate_request,
 )
-from keyswitch_client.security import authorization, check_unencrypted, hidden_token, is_this_machine
+from keyswitch_client.security import UnusableChannel, authorization, hidden_token, is_this_machine, may_send
 
 __all__ = ["AsyncClient", "AsyncStream"]
 
@@ -147,21 +147,27 @@ class AsyncClient:
         programs whose user is who asks: where others say which endpoint is called, they would reach this network.
 
         Raises:
+            TypeError: the token is no text.
             ValueError: the target may be another machine, and there is no TLS; the token is none, or *local* no mode.
+                Where some calls are made from this process, those that are not raise it for want of TLS instead.
         """
-        token = hidden_token(token)  # whatever fails from here on has this variable in its traceback
         self._target = target
+        if not isinstance(token, str | None):
+            token = None  # whatever fails has this variable in its traceback
+            raise TypeError("a token is text")
+        token = hidden_token(token)  # for the same reason
         self._metadata = authorization(token)
         local_options = read_options(local)
-        if tls is None and not insecure:
-            check_unencrypted(target)
+        sends = may_send(target, safe=tls is not None or insecure, calls_here=local_options.mode != "never")
         options = channel_options(target, retries=retries, proxies=tls is not None or not is_this_machine(target))
         self._timeout = timeout
         self._channel = (
             grpc.aio.insecure_channel(target, options) if tls is None else grpc.aio.secure_channel(target, tls, options)
         )
-        self._dispatch: Any = AsyncDispatch(DispatchServiceStub(self._channel), local_options)
-        self._registry = RegistryServiceStub(self._channel)
+        channel: Any = self._channel if sends else UnusableChannel()
+        self._dispatch: Any = AsyncDispatch(DispatchServiceStub(channel), local_options)
+        self._registry = RegistryServiceStub(channel)
+        self._health: Any = channel.unary_unary(HEALTH_METHOD, response_deserializer=health_status)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._target!r})"
@@ -318,10 +324,7 @@ class AsyncClient:
 
         Raises `ValueError` for a name of more than 127 bytes.
         """
-        check: grpc.aio.UnaryUnaryMultiCallable[bytes, str] = self._channel.unary_unary(
-            HEALTH_METHOD, response_deserializer=health_status
-        )
-        status: str = await self._unary(check, health_request(service), None)
+        status: str = await self._unary(self._health, health_request(service), None)
         return status
 
     async def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - likewise

@@ -334,9 +334,9 @@ def _translated(error: Any) -> KeyswitchError:
 
 def _hinted(error: Any, problem: Any) -> KeyswitchError:
     """Return the error of a server's with the *problem* that kept the call from being made here, if that matters."""
-    translated = _translated(bare(error))
+    translated = _translated(error)
     if not isinstance(bare(problem), UnsupportedError):
-        translated.hint = problem.details() or ""
+        translated.hint = f"not dispatched from this machine: {problem.details()}"
     elif translated.reason == "BLOCKED_ENDPOINT":
         translated.hint = _MISSING
     return translated

@@ -32,6 +32,7 @@ from keyswitch_engine.errors import DispatchError, LimitExceeded, Reason
 from keyswitch_engine.registry import Registry, RegistryError, load
 
 from keyswitch_client.locality import LocalOptions, are_private, is_local
+from keyswitch_client.security import is_loopback
 
 __all__ = ["LocalDispatch", "LocalStream"]
 
@@ -324,12 +325,23 @@ def _check_same(called: Sequence[Origin], refused: Sequence[str]) -> None:
     """Refuse to call what rows of this installation name where the server's rows of these names lead elsewhere."""
     there = dict(enumerate(refused))
     rows = {place: str(origin) for place, origin in enumerate(called) if not origin.custom}
-    if any(there.get(place) != origin for place, origin in rows.items()):
+    if any(_compared(there.get(place, "")) != _compared(origin) for place, origin in rows.items()):
         raise _unfit(
-            f"not dispatched from this machine, whose rows lead to {', '.join(rows.values())}, and the server's to "
+            f"its rows lead to {', '.join(rows.values())}, and the server's to "
             f"{', '.join(refused) or 'where it does not say'}; name an endpoint of your own, or dispatch all from this "
             "machine (local='always')"
         )
+
+
+def _compared(origin: str) -> str:
+    """Return an origin in a form that is the same for all names and addresses of loopback."""
+    try:
+        parts = urlsplit(origin)
+        if is_loopback(parts.hostname or ""):
+            return f"{parts.scheme}://localhost:{parts.port}"
+    except ValueError:  # a server's, which may be anything
+        pass
+    return origin
 
 
 def _unfit(problem: str) -> grpc.aio.AioRpcError:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import ipaddress
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
-__all__ = ["authorization", "check_unencrypted", "hidden_token", "is_this_machine", "tls_credentials"]
+__all__ = [
+    "UnencryptedError", "UnusableChannel", "authorization", "hidden_token", "is_loopback", "is_this_machine",
+    "may_send", "tls_credentials",
+]  # fmt: skip
 
 _TOKEN = re.compile(r"[!-+\--~]{1,7000}")
 """What metadata can hold: visible ASCII, and no comma, which would make two of one."""
+_ADDRESS = re.compile(r"(?:\[([^\[\]%]*)\]|([^:\[\]%]*))(?::[0-9A-Za-z-]*)?")
+"""A host, in brackets if it has colons, and perhaps a port. gRPC reads more behind a percent sign: other addresses."""
+
+
+class UnencryptedError(ValueError):
+    """Keys or a token would leave this machine without TLS."""
 
 
 class _HiddenText(str):
@@ -30,7 +40,7 @@ class _HiddenText(str):
 
 def hidden_token(token: str | None) -> str | None:
     """Return a token that shows nothing of itself; None without one."""
-    return None if token is None else _HiddenText("" + token)  # which takes no bytes
+    return None if token is None else _HiddenText(token)
 
 
 def tls_credentials(
@@ -56,17 +66,38 @@ def tls_credentials(
     return grpc.ssl_channel_credentials(authorities, private, chain)
 
 
-def check_unencrypted(target: str) -> None:
-    """Check that a channel without TLS leads to this machine: requests hold providers' keys, and calls the token.
+def may_send(target: str, *, safe: bool, calls_here: bool) -> bool:
+    """Tell whether calls may be sent to *target*: requests hold providers' keys, and calls the token.
+
+    They may to this machine, and elsewhere where TLS, or the caller's word, makes that *safe*.
 
     Raises:
-        ValueError: it does not, or may not.
+        UnencryptedError: they may not, and no call is made from this process either.
     """
-    if not is_this_machine(target):
-        raise ValueError(
-            "without TLS, keys and tokens are sent to this machine and nowhere else; give tls=tls_credentials(...), or "
-            "insecure=True to send them unencrypted"
-        )
+    allowed = safe or is_this_machine(target)
+    if not (allowed or calls_here):
+        raise _unencrypted()
+    return allowed
+
+
+class UnusableChannel:
+    """Stands where a channel would that nothing may be sent through, and refuses every call."""
+
+    def unary_unary(self, *_: Any, **__: Any) -> Callable[..., Any]:
+        """Return what takes the place of an rpc."""
+        return self._refuse
+
+    unary_stream = unary_unary
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise _unencrypted()
+
+
+def _unencrypted() -> UnencryptedError:
+    return UnencryptedError(
+        "without TLS, keys and tokens are sent to this machine and nowhere else; give tls=tls_credentials(...), or "
+        "insecure=True to send them unencrypted"
+    )
 
 
 def authorization(token: str | None) -> tuple[tuple[str, str], ...] | None:
@@ -87,14 +118,19 @@ def is_this_machine(target: str) -> bool:
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     if target.startswith(("ipv4:", "ipv6:")):
-        return all(map(_is_loopback, target[len("ipv4:") :].split(",")))
-    return _is_loopback(re.sub(r"^dns:(//[^/]*/)?", "", target))
+        return all(is_loopback(_host(address)) for address in target[len("ipv4:") :].split(","))
+    return is_loopback(_host(re.sub(r"^dns:(//[^/]*/)?", "", target)))
 
 
-def _is_loopback(address: str) -> bool:
-    """Tell whether a host, with or without a port, is this machine's own."""
-    host = address.rpartition(":")[0].strip("[]") or address
+def _host(address: str) -> str:
+    """Return the host of an address as gRPC takes it apart: of several colons without brackets none begins a port."""
+    found = _ADDRESS.fullmatch(address)
+    return (found[1] or found[2] or "") if found else address
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine by its text: `localhost`, or a loopback address."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback and "%" not in host
     except ValueError:
-        return host.lower() == "localhost"
+        return host.lower().removesuffix(".") == "localhost"

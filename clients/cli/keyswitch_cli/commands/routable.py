@@ -39,9 +39,10 @@ def command(file: str, keyed: tuple[str, ...], tenant: str, config: pathlib.Path
     """Say where each model of a list leads; exits 1 if one leads nowhere.
 
     FILE (- for standard input) is text with a model a line and # before comments, or JSON or TOML by its ending: a
-    list of ids, or an object with such a list as `models` or `data`. An entry can also be an object with `model` or
-    `id`, and `provider`. Anything else that begins with [ or { is read as JSON. What is no list, or lists nothing,
-    exits 2. Nothing is sent to anyone.
+    list of ids, or an object with such a list as `models` or `data`. An entry can also be an object with `model`, `id`
+    or `name`, and `provider`. Anything else that begins with [ or { is read as JSON, which can have an object a line
+    too, as `keyswitch models --json` prints them. What is no list, or lists nothing, exits 2. Nothing is sent to
+    anyone.
     """
     results = checked_models(read_models(file), keyed, tenant, config)
     resolved = sum(result.provider is not None for result in results)
