@@ -17,7 +17,7 @@ from keyswitch.v1 import credential_pb2
 from keyswitch_cli.completion import built_in_rows, complete_api_keys
 from keyswitch_cli.inputs import is_literal, read_value
 
-__all__ = ["FIELDS", "KINDS", "advice", "api_key_option", "credential_option", "parse", "read_field"]
+__all__ = ["FIELDS", "KINDS", "Kind", "advice", "api_key_option", "credential_option", "parse", "read_field"]
 
 
 class Kind(NamedTuple):
