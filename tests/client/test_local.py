@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import pathlib
 import re
@@ -16,7 +15,8 @@ from typing import Any
 import grpc
 import pytest
 from canaries import canary, found, shown_error
-from google.protobuf import json_format
+from client.outcomes import outcome
+from client.own_rows import NOBODY, rows_at, with_rows
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch_client import (
     AsyncClient,
@@ -34,35 +34,7 @@ from keyswitch_client.requests import GenerateArguments, build
 from keyswitch_sandbox import Sandbox
 from support import ServerProcess, server_process
 
-NOBODY = "127.0.0.1:1"
-"""Where no server is."""
 KEYS = {"sandbox": "k"}
-DIALECTS = (
-    "openai-chat", "openai-responses", "anthropic-messages", "gemini", "vertex-rawpredict", "bedrock-converse",
-    "bedrock-invoke", "cohere-v2", "ollama",
-)  # fmt: skip
-SCENARIOS = (
-    "echo", "tools", "reasoning", "signed", "json", "length", "content-filter", "refusal", "empty", "bad-key",
-    "not-permitted", "out-of-credit", "payment-required", "rate-limited", "model-not-found", "bad-request",
-    "context-overflow", "content-refused", "overloaded", "unavailable", "error-in-200", "html", "bad-json", "truncated",
-    "error-mid-stream", "no-such-scenario",
-)  # fmt: skip
-ROWS = pathlib.Path(__file__).parents[2] / "server/keyswitch_engine/providers"
-
-
-def rows_at(folder: pathlib.Path, url: str, *providers: str) -> LocalOptions:
-    """Lay down rows of the user's own that move *providers* to *url*."""
-    for provider in providers:
-        text = (ROWS / f"{provider}.toml").read_text()
-        at = re.search(r'(?m)^base_url = "https?://[^/"]+([^"]*)"', text)
-        assert at is not None
-        (folder / f"{provider}.toml").write_text(text.replace(at[0], f'base_url = "{url}{at[1]}"'))
-    return LocalOptions(providers=(folder,))
-
-
-def with_rows(options: LocalOptions) -> dict[str, str]:
-    """Return what the environment says to a server that has the same rows."""
-    return {"KEYSWITCH_PROVIDERS": json.dumps([str(options.providers[0])])}
 
 
 @pytest.fixture
@@ -74,113 +46,6 @@ async def model_server() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 def rows(model_server: Sandbox, tmp_path: pathlib.Path) -> LocalOptions:
     return rows_at(tmp_path, model_server.url, "ollama", "lmstudio", "vllm", "llamacpp")
-
-
-TIMES = {"queueTime", "connectTime", "firstTokenTime", "totalTime", "keyFingerprint"}
-IDS = {"responseId", "upstreamRequestId"}
-
-
-def plain(value: Any) -> Any:
-    """Return a message, or a part of one, without its times and ids."""
-    match value:
-        case dict():
-            return {name: plain(inner) for name, inner in value.items() if name not in TIMES | IDS}
-        case list():
-            return [plain(inner) for inner in value]
-        case str():
-            return re.sub(r"sandbox-\d+", "sandbox-N", value)
-        case _:
-            return value
-
-
-def events(messages: list[Any]) -> list[Any]:
-    """Return events without times and ids, neighbouring deltas joined: their borders carry no meaning."""
-    joined: list[Any] = []
-    for message in messages:
-        shown = plain(json_format.MessageToDict(message))
-        delta, last = shown.get("blockDelta"), (joined[-1] if joined else {}).get("blockDelta")
-        kinds = {"text", "reasoning", "arguments", "refusal"}
-        same = delta and last and delta.keys() == last.keys() and delta.get("index") == last.get("index")
-        if same and (kind := delta.keys() & kinds):
-            last[next(iter(kind))] += delta[next(iter(kind))]
-        else:
-            joined.append(shown)
-    return joined
-
-
-async def outcome(client: AsyncClient, *, streamed: bool, **arguments: Any) -> tuple[Any, Any]:
-    """Return what came of a call: events or answer, and everything that the failure tells."""
-    came: list[Any] = []
-    try:
-        if streamed:
-            async with client.stream(**arguments) as stream:
-                async for message in stream.messages():
-                    came.append(message)  # noqa: PERF401 - it may fail in between
-        else:
-            came.append((await client.generate(**arguments)).response)
-    except KeyswitchError as error:
-        told = {name: value for name, value in vars(error).items() if name not in ("receipt", "partial_usage")}
-        told["upstream_request_id"] = bool(error.upstream_request_id)
-        told["receipt"] = plain(json_format.MessageToDict(error.receipt))
-        told["partial_usage"] = error.partial_usage and plain(json_format.MessageToDict(error.partial_usage))
-        asked = arguments.get("model") or arguments["endpoint"].model
-        if asked.endswith("/bad-json"):  # what preceded the damage has been read with it, or before it
-            return None, (type(error), error.code, error.reason, error.message)
-        return events(came), (type(error), plain(str(error)), plain(told))
-    return events(came), None
-
-
-@pytest.mark.parametrize("streamed", [True, False])
-@pytest.mark.parametrize("dialect", DIALECTS)
-async def test_a_call_made_here_is_the_one_that_the_server_makes(
-    sandbox: Sandbox, server: ServerProcess, tmp_path: pathlib.Path, dialect: str, streamed: bool
-) -> None:
-    """Events, answers, failures, details and receipts are equal field by field, apart from times and ids."""
-    moved = LocalOptions(mode="always", providers=rows_at(tmp_path, sandbox.url, "sandbox").providers)
-    failed = 0
-    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY, local=moved) as here:
-        for scenario in SCENARIOS:
-            asked: dict[str, Any] = {
-                "model": f"sandbox/{scenario}", "dialect": dialect, "messages": "hi there", "max_attempts": 1,
-                "max_output_tokens": 64,
-            }  # fmt: skip
-            keys = {"sandbox": f"k-{dialect}-{streamed}-{scenario}"}
-            served = await outcome(there, streamed=streamed, credentials=keys, **asked)
-            keys = {"sandbox": f"l-{dialect}-{streamed}-{scenario}"}
-            local = await outcome(here, streamed=streamed, credentials=keys, **asked)
-            assert local == served, scenario
-            failed += local[1] is not None
-    assert failed >= len(SCENARIOS) // 2
-
-
-@pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses", "anthropic-messages"])
-async def test_endpoints_fail_here_as_they_fail_there(sandbox: Sandbox, server: ServerProcess, dialect: str) -> None:
-    """A custom endpoint's failures name its label, in the same words and details by either way."""
-    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY, local="auto") as here:
-        for scenario in SCENARIOS:
-            endpoint = Endpoint(sandbox.url, f"sandbox/{scenario}", f"e-{scenario}", dialect, "Desk")
-            asked: dict[str, Any] = {"endpoint": endpoint, "messages": "hi", "max_attempts": 1}
-            served, local = [await outcome(each, streamed=True, **asked) for each in (there, here)]
-            assert local == served, scenario
-            if scenario == "bad-key":
-                assert local[1][1] == "INVALID_CREDENTIAL: Invalid API key for Desk"
-
-
-async def test_requests_that_are_wrong_are_refused_alike(server: ServerProcess) -> None:
-    """A request that no provider ever sees fails with the server's own violations."""
-    async with AsyncClient(server.address, local="never") as there, AsyncClient(NOBODY, local="auto") as here:
-        for wrong in (
-            {"endpoint": Endpoint("http://127.0.0.1/v1?key=1", "m")},
-            {"endpoint": Endpoint("http://u:p@127.0.0.1/v1", "m")},
-            {"endpoint": Endpoint("http://127.0.0.1:8000", "")},
-            {"endpoint": Endpoint("http://127.0.0.1:8000", "m", dialect="gemini")},
-            {"endpoint": Endpoint("http://127.0.0.1:8000", "m", "a b")},
-            {"endpoint": Endpoint("http://127.0.0.1:8000", "m"), "provider": "openai"},
-            {"endpoint": Endpoint("http://127.0.0.1:8000", "m"), "options": "[]"},
-        ):
-            served, local = [await outcome(each, streamed=True, messages="hi", **wrong) for each in (there, here)]
-            assert local == served
-            assert local[1] is not None
 
 
 @pytest.mark.parametrize(
