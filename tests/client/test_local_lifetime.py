@@ -12,14 +12,13 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
+from client.outcomes import outcome
+from client.own_rows import NOBODY
 from keyswitch.v1 import dispatch_service_pb2 as pb
 from keyswitch_client import AsyncClient, Client, Endpoint, KeyswitchError
 from keyswitch_client.locality import LocalMode
 from keyswitch_client.loop_thread import LoopThread
 from keyswitch_sandbox import Sandbox
-
-NOBODY = "127.0.0.1:1"
-"""Where no server is."""
 
 
 @pytest.fixture
@@ -180,3 +179,43 @@ async def test_ways_out_are_bounded_and_none_is_closed_that_is_used(model_server
             assert await anext(deltas)
         assert (await client.generate(**echo(model_server))).text == "hi"
     assert [session for session in kept if not session.closed] == []
+
+
+async def test_leaving_a_local_stream_closes_its_connection(model_server: Sandbox) -> None:
+    """Within a second of leaving, the model server sees its client go."""
+    request = pb.GenerateRequest()
+    request.target.options_json = '{"sandbox": {"tokens": 10000, "interval_ms": 20}}'
+    endpoint = Endpoint(model_server.url, "sandbox/echo")
+    async with AsyncClient(NOBODY, local="auto") as client:
+        async with client.stream(endpoint=endpoint, request=request, messages="hi") as stream:
+            async for event in stream.text_deltas():
+                assert event
+                break
+        await model_server.journal.wait_for(lambda journal: [e.state for e in journal] == ["closed_by_client"], 1)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_closing_the_client_ends_its_local_calls(model_server: Sandbox, streamed: bool) -> None:
+    """A call in flight fails as cancelled, its caller is not, and its connection is closed."""
+    client = AsyncClient(NOBODY, local="auto")
+    call = asyncio.create_task(
+        outcome(client, streamed=streamed, endpoint=Endpoint(model_server.url, "sandbox/stall"), messages="hi")
+    )
+    await model_server.journal.wait_for(lambda journal: [entry.state for entry in journal] == ["open"], 5)
+    await client.close()
+    _, failure = await asyncio.wait_for(call, 5)
+    assert failure[1].startswith("CANCELLED")
+    await model_server.journal.wait_for(lambda journal: [e.state for e in journal] == ["closed_by_client"], 1)
+    with pytest.raises(ValueError, match="the client is closed"):
+        await client.generate(endpoint=Endpoint(model_server.url, "sandbox/echo"), messages="hi")
+
+
+async def test_a_local_call_keeps_its_deadline(model_server: Sandbox) -> None:
+    """The time for the call ends it here as it does there, with the details of what was tried."""
+    before = time.monotonic()
+    async with AsyncClient(NOBODY, local="auto") as client:
+        with pytest.raises(KeyswitchError) as raised:
+            await client.generate(endpoint=Endpoint(model_server.url, "sandbox/stall"), messages="hi", timeout=0.4)
+    assert (raised.value.reason, raised.value.code) == ("TOTAL_TIMEOUT", grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert len(raised.value.receipt.attempts) == 1
+    assert time.monotonic() - before < 5
